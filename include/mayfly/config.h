@@ -1,0 +1,162 @@
+/*
+ * What a user may configure: one struct and one table per JSON object.
+ *
+ * The tables (config_*_object) say each field's name, type, range and whether it is required. The API, the config
+ * file and the command line all parse through them, GET answers are written through them, and a test holds them
+ * against api/openapi.yaml. Nothing here knows a machine: whether a file exists or two drives clash is for vmm.
+ *
+ * A config struct owns its strings; config_clear() frees them. Main thread only.
+ */
+#ifndef MAYFLY_CONFIG_H
+#define MAYFLY_CONFIG_H
+
+#include <jansson.h>
+#include "mayfly/error.h"
+#include "mayfly/layout.h"
+#include "mayfly/log.h"
+#include "mayfly/memory.h"
+
+#define CONFIG_DEFAULT_BOOT_ARGS                                                                   \
+	"reboot=k panic=1 nomodule 8250.nr_uarts=0 i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce"
+
+#define CONFIG_MAX_ID_BYTES 64
+#define CONFIG_MAX_DRIVES   LAYOUT_MAX_VIRTIO_DEVICES
+
+enum cache_type { CACHE_UNSAFE, CACHE_WRITEBACK };
+enum io_engine { IO_ENGINE_SYNC, IO_ENGINE_ASYNC };
+enum action_type { ACTION_INSTANCE_START, ACTION_SEND_CTRL_ALT_DEL, ACTION_FLUSH_METRICS };
+enum vm_state_request { VM_STATE_PAUSED, VM_STATE_RESUMED };
+
+struct boot_source_config {
+	char *kernel_image_path;
+	char *initrd_path; /* NULL: none */
+	char *boot_args;   /* NULL: CONFIG_DEFAULT_BOOT_ARGS */
+};
+
+struct machine_config {
+	uint64_t vcpu_count;
+	uint64_t mem_size_mib;
+	bool smt;
+	bool track_dirty_pages;
+	enum huge_pages huge_pages;
+	char *cpu_template; /* NULL or "None" */
+};
+
+struct drive_config {
+	char *drive_id;
+	char *path_on_host;
+	char *partuuid; /* NULL: the root device is named by its device node */
+	bool is_root_device;
+	bool is_read_only;
+	enum cache_type cache_type;
+	enum io_engine io_engine;
+};
+
+struct serial_config {
+	char *serial_out_path;
+};
+
+struct logger_config {
+	char *log_path; /* NULL: standard error */
+	char *level;	/* NULL: as it is */
+	bool show_level;
+	bool show_log_origin;
+	char *module;
+};
+
+struct metrics_config {
+	char *metrics_path;
+};
+
+struct action_config {
+	enum action_type action_type;
+};
+
+struct vm_state_config {
+	enum vm_state_request state;
+};
+
+/* All of a microVM: what the config file holds and GET /vm/config answers. */
+struct vm_config {
+	bool has_boot_source, has_serial, has_logger, has_metrics;
+	struct boot_source_config boot_source;
+	struct machine_config machine;
+	struct drive_config drives[CONFIG_MAX_DRIVES];
+	unsigned int drive_count;
+	struct serial_config serial;
+	struct logger_config logger;
+	struct metrics_config metrics;
+};
+
+enum config_type {
+	CONFIG_STRING,	/* char *, owned */
+	CONFIG_BOOL,	/* bool */
+	CONFIG_UINT,	/* uint64_t within [min, max] */
+	CONFIG_ENUM,	/* int-sized enum, spelled as in `names` */
+	CONFIG_REFUSED, /* known to clients of this API, not emulated here: refused with `refusal` unless null */
+};
+
+struct config_field {
+	const char *name;
+	enum config_type type;
+	bool required;
+	bool nullable; /* null means the field is absent */
+	size_t offset;
+	uint64_t min, max;	   /* CONFIG_UINT */
+	const char *const *names;  /* CONFIG_ENUM: NULL-terminated, the enum's values in order */
+	const char *refusal;	   /* CONFIG_REFUSED */
+	const char *range_message; /* what to say when out of range; NULL: a sentence made from min and max */
+};
+
+struct config_object {
+	const char *name; /* the kebab-case key in the config file, or what the object is called in messages */
+	size_t size_bytes;
+	const struct config_field *fields;
+	size_t field_count;
+};
+
+extern const struct config_object config_boot_source_object;
+extern const struct config_object config_machine_object;
+extern const struct config_object config_drive_object;
+extern const struct config_object config_serial_object;
+extern const struct config_object config_logger_object;
+extern const struct config_object config_metrics_object;
+extern const struct config_object config_action_object;
+extern const struct config_object config_vm_state_object;
+
+/*
+ * Parses JSON text: UTF-8, one value, no duplicate keys, bounded depth. Returns the value (owned by the caller,
+ * json_decref) or NULL; the message holds line and column.
+ */
+json_t *config_parse_json(const char *text, size_t length_bytes, struct error *err);
+
+/*
+ * Fills `out` (of object->size_bytes, holding defaults) from a JSON object. Unknown, missing, mistyped and
+ * out-of-range fields are refused by name. With `partial` (PATCH) no field is required. On failure `out` is as before.
+ */
+int config_parse_object(const struct config_object *object, const json_t *json, bool partial, void *out,
+			struct error *err);
+
+/* The JSON of a config struct, absent strings left out. Owned by the caller. NULL when out of memory. */
+json_t *config_format_object(const struct config_object *object, const void *value);
+
+/* Frees the strings that `value` owns and zeroes it. */
+void config_clear(const struct config_object *object, void *value);
+
+/* Copies `from` to `to`, strings included; what `to` owned is freed. -ENOMEM leaves `to` as it was. */
+int config_copy(const struct config_object *object, void *to, const void *from);
+
+/* The defaults of each object: 1 vCPU, 128 MiB, Unsafe, Sync, the logger showing neither level nor origin. */
+void config_machine_defaults(struct machine_config *machine);
+void config_drive_defaults(struct drive_config *drive);
+
+/*
+ * The whole config file (kebab-case sections) into `config`, which is zeroed first. Unknown sections are refused by
+ * name, those of devices that Mayfly does not emulate with the reason. config_vm_clear() frees it.
+ */
+int config_parse_vm(const json_t *json, struct vm_config *config, struct error *err);
+int config_load_vm(const char *path, struct vm_config *config, struct error *err);
+json_t *config_format_vm(const struct vm_config *config);
+void config_vm_clear(struct vm_config *config);
+
+#endif

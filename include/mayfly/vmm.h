@@ -1,0 +1,78 @@
+/*
+ * The microVM's life: which state it is in, and what may be asked in each.
+ *
+ *   Not started --vmm_start--> Running <--vmm_pause / vmm_resume--> Paused
+ *        any state --guest reset, guest failure, vmm_stop--> ended (vmm_run returns)
+ *
+ * Every function is for the main thread. Each returns 0 or a negative errno with a message fit for a client
+ * (`fault_message`); a refused call changes nothing.
+ */
+#ifndef MAYFLY_VMM_H
+#define MAYFLY_VMM_H
+
+#include "mayfly/config.h"
+#include "mayfly/loop.h"
+
+enum vmm_state { VMM_NOT_STARTED, VMM_RUNNING, VMM_PAUSED };
+
+/* Exit codes of the process, as clients of this API know them. */
+enum vmm_exit {
+	VMM_EXIT_OK = 0,
+	VMM_EXIT_ERROR = 1,
+	VMM_EXIT_USAGE = 2,
+	VMM_EXIT_BAD_SYSCALL = 148,
+	VMM_EXIT_SIGBUS = 149,
+	VMM_EXIT_SIGSEGV = 150,
+	VMM_EXIT_SIGXFSZ = 151,
+	VMM_EXIT_BAD_CONFIG = 152,
+	VMM_EXIT_ARGUMENTS = 153,
+	VMM_EXIT_SIGXCPU = 154,
+	VMM_EXIT_SIGPIPE = 155,
+	VMM_EXIT_SIGHUP = 156,
+	VMM_EXIT_SIGILL = 157,
+};
+
+struct vmm;
+
+struct vmm_options {
+	const char *id;	    /* of the instance; shown by GET / and in the log */
+	bool serial_input;  /* standard input is the guest's serial input */
+	bool serial_escape; /* Ctrl-A x on a terminal ends the process (for people; `mayfly run`) */
+	bool boot_timer;
+	uint64_t start_time_us; /* CLOCK_MONOTONIC at which the process was asked for; 0: unknown */
+};
+
+/* Makes the microVM's frame: nothing of KVM is touched. Borrows `loop` and `log`, which outlive it. */
+int vmm_create(struct vmm **vmm, struct loop *loop, struct log *log, const struct vmm_options *options,
+	       struct error *err);
+
+/* Ends what runs: vCPUs stopped, drives drained and flushed, serial output written out, files closed. */
+void vmm_destroy(struct vmm *vmm);
+
+enum vmm_state vmm_state(const struct vmm *vmm);
+const char *vmm_state_name(enum vmm_state state);
+const char *vmm_id(const struct vmm *vmm);
+const struct vm_config *vmm_config(const struct vmm *vmm);
+struct log *vmm_log(struct vmm *vmm);
+
+/* Configuration; the structs are copied. Refused after the start. */
+int vmm_set_boot_source(struct vmm *vmm, const struct boot_source_config *config, struct error *err);
+int vmm_set_machine(struct vmm *vmm, const struct machine_config *config, struct error *err);
+int vmm_set_drive(struct vmm *vmm, const struct drive_config *config, struct error *err);
+int vmm_set_serial(struct vmm *vmm, const struct serial_config *config, struct error *err);
+int vmm_set_logger(struct vmm *vmm, const struct logger_config *config, struct error *err);
+int vmm_set_metrics(struct vmm *vmm, const struct metrics_config *config, struct error *err);
+
+/* A config file's content: all of the above. */
+int vmm_set_all(struct vmm *vmm, const struct vm_config *config, struct error *err);
+
+/* Swaps the file under a drive of a running guest, which sees the new size. */
+int vmm_patch_drive(struct vmm *vmm, const char *drive_id, const char *path_on_host, struct error *err);
+
+int vmm_start(struct vmm *vmm, struct error *err);
+int vmm_pause(struct vmm *vmm, struct error *err);
+int vmm_resume(struct vmm *vmm, struct error *err);
+int vmm_send_ctrl_alt_del(struct vmm *vmm, struct error *err);
+int vmm_flush_metrics(struct vmm *vmm, struct error *err);
+
+#endif
