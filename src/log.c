@@ -1,0 +1,170 @@
+/*
+ * The log: formats a record on the stack and hands it to the kernel in one write, so that lines of several threads
+ * never mix. See include/mayfly/log.h.
+ */
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#include "mayfly/log.h"
+
+#define LINE_BYTES  1536
+#define THREAD_NAME_BYTES 16 /* prctl(2), PR_GET_NAME */
+
+static const char *const level_names[] = {
+	[LOG_OFF] = "Off",   [LOG_ERROR] = "Error", [LOG_WARN] = "Warn",
+	[LOG_INFO] = "Info", [LOG_DEBUG] = "Debug", [LOG_TRACE] = "Trace",
+};
+
+void log_init(struct log *log)
+{
+	memset(log, 0, sizeof(*log));
+	log->fd = STDERR_FILENO;
+	log->level = LOG_WARN;
+	strcpy(log->id, "anonymous-instance");
+}
+
+void log_close(struct log *log)
+{
+	if (log->fd_owned)
+		close_fd(&log->fd);
+	log->fd_owned = false;
+	log->fd = STDERR_FILENO;
+}
+
+int log_open(struct log *log, const char *path, struct error *err)
+{
+	cleanup_fd int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0600);
+	struct stat status;
+
+	if (fd < 0 && errno == ENXIO)
+		return error_set(err, ENXIO,
+				 "cannot open the log file %s: it is a FIFO that nobody reads; start its reader first", path);
+	if (fd < 0)
+		return error_errno(err, "cannot open the log file %s", path);
+	if (fstat(fd, &status) < 0)
+		return error_errno(err, "cannot examine the log file %s", path);
+	if (S_ISDIR(status.st_mode))
+		return error_set(err, EISDIR, "cannot log to %s: it is a directory", path);
+	log_close(log);
+	log->fd = take_fd(&fd);
+	log->fd_owned = true;
+	return 0;
+}
+
+bool log_level_parse(const char *name, enum log_level *level)
+{
+	if (strcasecmp(name, "warning") == 0) {
+		*level = LOG_WARN;
+		return true;
+	}
+	for (unsigned int i = 0; i < ARRAY_SIZE(level_names); i++) {
+		if (strcasecmp(name, level_names[i]) == 0) {
+			*level = (enum log_level)i;
+			return true;
+		}
+	}
+	return false;
+}
+
+const char *log_level_name(enum log_level level)
+{
+	return (size_t)level < ARRAY_SIZE(level_names) ? level_names[level] : "?";
+}
+
+/* Appends to `line`, leaving room for the end of the line. Returns the new length. */
+static size_t append(char *line, size_t used, const char *format, ...) PRINTF_FORMAT(3, 4);
+static size_t append(char *line, size_t used, const char *format, ...)
+{
+	size_t room = LINE_BYTES - 1 - used;
+	va_list arguments;
+	int length;
+
+	va_start(arguments, format);
+	length = vsnprintf(line + used, room, format, arguments);
+	va_end(arguments);
+	if (length < 0)
+		return used;
+	return used + ((size_t)length < room ? (size_t)length : room - 1);
+}
+
+static size_t append_head(struct log *log, char *line, enum log_level level, const char *file, int source_line)
+{
+	char thread[THREAD_NAME_BYTES] = "";
+	struct timespec now;
+	struct tm date;
+	size_t used = 0;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	gmtime_r(&now.tv_sec, &date);
+	prctl(PR_GET_NAME, thread);
+	used = append(line, used, "%04d-%02d-%02dT%02d:%02d:%02d.%09ld [%s:%s", date.tm_year + 1900, date.tm_mon + 1,
+		      date.tm_mday, date.tm_hour, date.tm_min, date.tm_sec, now.tv_nsec, log->id, thread);
+	if (log->show_level)
+		used = append(line, used, ":%s", log_level_name(level));
+	if (log->show_origin)
+		used = append(line, used, ":%s:%d", file, source_line);
+	return append(line, used, "] ");
+}
+
+void log_write(struct log *log, enum log_level level, const char *file, int line_number, const char *format, ...)
+{
+	char line[LINE_BYTES];
+	va_list arguments;
+	int saved = errno;
+	size_t used;
+	int length;
+
+	if (level == LOG_ERROR)
+		atomic_fetch_add_explicit(&log->error_lines, 1, memory_order_relaxed);
+	if (log->module[0] && strncmp(file, log->module, strlen(log->module)) != 0)
+		return;
+	used = append_head(log, line, level, file, line_number);
+	va_start(arguments, format);
+	length = vsnprintf(line + used, LINE_BYTES - 1 - used, format, arguments);
+	va_end(arguments);
+	if (length > 0)
+		used += (size_t)length < LINE_BYTES - 1 - used ? (size_t)length : LINE_BYTES - 2 - used;
+	/* One record is one line whatever a path or a guest put into it. */
+	for (size_t i = 0; i < used; i++) {
+		if ((unsigned char)line[i] < 0x20 && line[i] != '\t')
+			line[i] = ' ';
+	}
+	line[used++] = '\n';
+	if (write(log->fd, line, used) != (ssize_t)used)
+		atomic_fetch_add_explicit(&log->lost_lines, 1, memory_order_relaxed);
+	errno = saved;
+}
+
+static uint64_t monotonic_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+bool log_limit_pass(struct log_limit *limit, struct log *log)
+{
+	uint64_t now = monotonic_ns();
+
+	if (limit->period_start_ns == 0 || now - limit->period_start_ns >= LOG_LIMIT_PERIOD_MS * 1000000ull) {
+		if (limit->left_out)
+			log_write(log, LOG_WARN, __FILE__, __LINE__, "%u lines like the next were left out",
+				  limit->left_out);
+		limit->period_start_ns = now;
+		limit->lines = 0;
+		limit->left_out = 0;
+	}
+	if (limit->lines >= LOG_LIMIT_BURST) {
+		limit->left_out++;
+		return false;
+	}
+	limit->lines++;
+	return true;
+}
