@@ -76,6 +76,12 @@ struct vm_state_config {
 	enum vm_state_request state;
 };
 
+/* PATCH of a drive. */
+struct drive_update_config {
+	char *drive_id;	    /* NULL: the path of the request says it */
+	char *path_on_host; /* NULL: no change */
+};
+
 /* All of a microVM: what the config file holds and GET /vm/config answers. */
 struct vm_config {
 	bool has_boot_source, has_serial, has_logger, has_metrics;
@@ -100,7 +106,8 @@ struct config_field {
 	const char *name;
 	enum config_type type;
 	bool required;
-	bool nullable; /* null means the field is absent */
+	bool nullable;	 /* null means the field is absent (in a PATCH that holds for every field) */
+	bool deprecated; /* answers to requests that use it carry "Deprecation: true" */
 	size_t offset;
 	uint64_t min, max;	   /* CONFIG_UINT */
 	const char *const *names;  /* CONFIG_ENUM: NULL-terminated, the enum's values in order */
@@ -118,6 +125,7 @@ struct config_object {
 extern const struct config_object config_boot_source_object;
 extern const struct config_object config_machine_object;
 extern const struct config_object config_drive_object;
+extern const struct config_object config_drive_update_object;
 extern const struct config_object config_serial_object;
 extern const struct config_object config_logger_object;
 extern const struct config_object config_metrics_object;
@@ -137,6 +145,9 @@ json_t *config_parse_json(const char *text, size_t length_bytes, struct error *e
 int config_parse_object(const struct config_object *object, const json_t *json, bool partial, void *out,
 			struct error *err);
 
+/* Whether the JSON object has a field, not null, that the table calls deprecated. */
+bool config_uses_deprecated(const struct config_object *object, const json_t *json);
+
 /* The JSON of a config struct, absent strings left out. Owned by the caller. NULL when out of memory. */
 json_t *config_format_object(const struct config_object *object, const void *value);
 
@@ -149,6 +160,20 @@ int config_copy(const struct config_object *object, void *to, const void *from);
 /* The defaults of each object: 1 vCPU, 128 MiB, Unsafe, Sync, the logger showing neither level nor origin. */
 void config_machine_defaults(struct machine_config *machine);
 void config_drive_defaults(struct drive_config *drive);
+
+/*
+ * What a struct's fields mean together, beyond what the table says of each. vmm calls these for every configuration
+ * that it takes, wherever it comes from; the messages are fit for a client.
+ *
+ * Machine: vCPU count and SMT, memory size and page size, CPU template. Drive: id, path, the form of partuuid.
+ * Logger: the level's name.
+ */
+int config_machine_check(const struct machine_config *machine, struct error *err);
+int config_drive_check(const struct drive_config *drive, struct error *err);
+int config_logger_check(const struct logger_config *logger, struct error *err);
+
+/* An id of an API resource: 1 to CONFIG_MAX_ID_BYTES letters, digits and underscores. */
+int config_id_check(const char *id, struct error *err);
 
 /*
  * The whole config file (kebab-case sections) into `config`, which is zeroed first. Unknown sections are refused by
