@@ -1,0 +1,58 @@
+/*
+ * The vCPUs of a machine: one thread each, which runs KVM_RUN and serves what comes out of it.
+ *
+ * The group ends when a guest resets the machine (vcpus_request_reset(), by the i8042) or when a vCPU fails; the
+ * first to say so counts, and exit_fd becomes readable for the main thread. Unless said otherwise, functions are for
+ * the main thread.
+ */
+#ifndef MAYFLY_VCPU_H
+#define MAYFLY_VCPU_H
+
+#include "mayfly/boot.h"
+#include "mayfly/bus.h"
+#include "mayfly/vm.h"
+
+enum vcpus_exit {
+	VCPUS_RUNNING,
+	VCPUS_RESET,	/* the guest asked for it: a clean end */
+	VCPUS_SHUTDOWN, /* triple fault */
+	VCPUS_FAILED,	/* KVM could not go on, or returned what is not expected */
+};
+
+struct vcpus;
+
+struct vcpus_config {
+	unsigned int count;
+	bool smt;
+	const struct bus *pio, *mmio; /* borrowed */
+	struct vm *vm;		      /* borrowed */
+	struct log *log;	      /* borrowed */
+};
+
+/* Makes the vCPUs with their CPUID, MSRs and local APICs. */
+int vcpus_create(struct vcpus **vcpus, const struct vcpus_config *config, struct error *err);
+
+/* Puts the boot vCPU where the kernel starts. */
+int vcpus_set_entry(struct vcpus *vcpus, const struct boot_entry *entry, struct error *err);
+
+/* Starts the threads; the guest runs. On failure none is left running. */
+int vcpus_start(struct vcpus *vcpus, struct error *err);
+
+/* Returns when no vCPU is in the guest and no access of theirs is half done. Twice does no harm. */
+void vcpus_pause(struct vcpus *vcpus);
+void vcpus_resume(struct vcpus *vcpus);
+
+/* Ends the threads, waits for them and frees all. NULL is fine. */
+void vcpus_destroy(struct vcpus *vcpus);
+
+/* An eventfd which becomes readable when the group has ended; owned by the group. */
+int vcpus_exit_fd(const struct vcpus *vcpus);
+enum vcpus_exit vcpus_exit_reason(const struct vcpus *vcpus);
+
+/* Any thread: the machine ends as VCPUS_RESET. A calling vCPU enters the guest no more. */
+void vcpus_request_reset(struct vcpus *vcpus);
+
+/* CLOCK_MONOTONIC in nanoseconds just before the first KVM_RUN of the boot vCPU; 0 before. */
+uint64_t vcpus_first_run_ns(const struct vcpus *vcpus);
+
+#endif
