@@ -1,9 +1,10 @@
 /*
  * The API server: the HTTP resources of api/openapi.yaml on a Unix stream socket.
  *
- * It runs on the main thread's loop and never blocks it: a connection's bytes are parsed as they come, a complete
- * request becomes one call of vmm, and its answer is written out before the next request of that connection is looked
- * at. A client that does not read its answers is not read from.
+ * It runs on the main thread's loop and never blocks it: a connection's bytes are parsed as they
+ * come, a complete request becomes one call of vmm, and its answer is written out before the next
+ * request of that connection is looked at. A client that does not read its answers is not read
+ * from.
  */
 #ifndef MAYFLY_API_H
 #define MAYFLY_API_H
@@ -25,20 +26,22 @@ struct api_server_options {
 };
 
 /*
- * Makes the socket, with mode 0600 (less what the umask takes away), and serves it from `loop` on. Borrows `loop` and
- * `vmm`, which outlive it. Fails when the path exists (-EADDRINUSE), is too long (-ENAMETOOLONG) or cannot be made;
- * the message names it. Main thread.
+ * Makes the socket, with mode 0600 (less what the umask takes away), and serves it from `loop` on.
+ * Borrows `loop` and `vmm`, which outlive it. Fails when the path exists (-EADDRINUSE), is too long
+ * (-ENAMETOOLONG) or cannot be made; the message names it. Main thread.
  */
 int api_server_create(struct api_server **server, struct loop *loop, struct vmm *vmm,
 		      const struct api_server_options *options, struct error *err);
 
-/* Closes every connection and removes the socket file, if it is still the one that was made. NULL does nothing. */
+/* Closes every connection and removes the socket file, if it is still the one that was made. NULL
+ * does nothing. */
 void api_server_destroy(struct api_server *server);
 
 /*
- * One request to its answer: the resources themselves, without sockets. `response` is filled by the callee and
- * cleared by the caller with http_response_clear(). Main thread.
+ * One request to its answer: the resources themselves, without sockets. `response` is filled by the
+ * callee and cleared by the caller with http_response_clear(). Main thread.
  */
-void api_handle(struct vmm *vmm, const struct http_request *request, struct http_response *response);
+void api_handle(struct vmm *vmm, const struct http_request *request,
+		struct http_response *response);
 
 #endif

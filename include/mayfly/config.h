@@ -110,9 +110,11 @@ struct config_field {
 	bool deprecated; /* answers to requests that use it carry "Deprecation: true" */
 	size_t offset;
 	uint64_t min, max;	   /* CONFIG_UINT */
-	const char *const *names;  /* CONFIG_ENUM: NULL-terminated, the enum's values in order */
+	const char *const *names;  /* CONFIG_ENUM: NULL-terminated, the enum's values in order;
+				      CONFIG_STRING: the spellings that a config_*_check() takes, or NULL for any */
 	const char *refusal;	   /* CONFIG_REFUSED */
 	const char *range_message; /* what to say when out of range; NULL: a sentence made from min and max */
+	const char *zero_message;  /* the same for 0 alone; NULL: as for any value out of range */
 };
 
 struct config_object {
@@ -141,6 +143,8 @@ json_t *config_parse_json(const char *text, size_t length_bytes, struct error *e
 /*
  * Fills `out` (of object->size_bytes, holding defaults) from a JSON object. Unknown, missing, mistyped and
  * out-of-range fields are refused by name. With `partial` (PATCH) no field is required. On failure `out` is as before.
+ * -EINVAL: the JSON has not the object's form; -ERANGE: a value outside its range; -ENOTSUP: a field that is known but
+ * refused. The messages of the last two are whole sentences.
  */
 int config_parse_object(const struct config_object *object, const json_t *json, bool partial, void *out,
 			struct error *err);

@@ -1,9 +1,11 @@
 /*
- * HTTP/1.1 as the API speaks it (RFC 9112): an incremental request parser, and the bytes of an answer.
+ * HTTP/1.1 as the API speaks it (RFC 9112): an incremental request parser, and the bytes of an
+ * answer.
  *
- * The parser takes bytes in pieces of any size and keeps no more than one line and one body. It is strict where two
- * readers could disagree: CRLF only, no folded lines, no spaces before a colon, one Content-Length of plain digits, no
- * transfer codings. After a refusal the connection has lost its framing and must be closed.
+ * The parser takes bytes in pieces of any size and keeps no more than one line and one body. It is
+ * strict where two readers could disagree: CRLF only, no folded lines, no spaces before a colon,
+ * one Content-Length of plain digits, no transfer codings. After a refusal the connection has lost
+ * its framing and must be closed.
  *
  * Nothing here knows sockets or the API's resources. A parser belongs to its caller; any thread.
  */
@@ -12,26 +14,42 @@
 
 #include "mayfly/error.h"
 
-#define HTTP_MAX_LINE_BYTES	  1024 /* request line or header line, without its CRLF */
-#define HTTP_MAX_HEADERS	  100
-#define HTTP_MAX_METHOD_BYTES	  31
+#define HTTP_MAX_LINE_BYTES	   1024 /* request line or header line, without its CRLF */
+#define HTTP_MAX_HEADERS	   100
+#define HTTP_MAX_METHOD_BYTES	   31
 #define HTTP_DEFAULT_PAYLOAD_BYTES 51200
 
-enum http_method { HTTP_GET, HTTP_PUT, HTTP_PATCH, HTTP_OTHER };
+enum http_method {
+	HTTP_GET,
+	HTTP_PUT,
+	HTTP_PATCH,
+	HTTP_OTHER
+};
 
 /* What the parser has read. Valid until http_parser_reset() or http_parser_destroy(). */
 struct http_request {
 	enum http_method method;
 	char method_name[HTTP_MAX_METHOD_BYTES + 1];
-	char path[HTTP_MAX_LINE_BYTES + 1]; /* printable ASCII, starts with '/'; as sent, nothing decoded */
-	unsigned int minor_version;	    /* HTTP/1.minor: 0 or 1 */
+	char path[HTTP_MAX_LINE_BYTES +
+		  1];		    /* printable ASCII, starts with '/'; as sent, nothing decoded */
+	unsigned int minor_version; /* HTTP/1.minor: 0 or 1 */
 	bool keep_alive;
 	char *body; /* NUL-terminated for convenience; NULL when there is none or it has no byte */
 	size_t body_bytes;
 };
 
-enum http_state { HTTP_STATE_REQUEST_LINE, HTTP_STATE_HEADERS, HTTP_STATE_BODY, HTTP_STATE_DONE, HTTP_STATE_BAD };
-enum http_progress { HTTP_NEED_MORE, HTTP_COMPLETE, HTTP_REFUSED };
+enum http_state {
+	HTTP_STATE_REQUEST_LINE,
+	HTTP_STATE_HEADERS,
+	HTTP_STATE_BODY,
+	HTTP_STATE_DONE,
+	HTTP_STATE_BAD
+};
+enum http_progress {
+	HTTP_NEED_MORE,
+	HTTP_COMPLETE,
+	HTTP_REFUSED
+};
 
 struct http_parser {
 	struct http_request request;
@@ -51,11 +69,12 @@ void http_parser_init(struct http_parser *parser, size_t max_body_bytes);
 void http_parser_destroy(struct http_parser *parser);
 
 /*
- * Takes bytes up to the end of one request at most and says in `consumed` how many. HTTP_COMPLETE: `request` is
- * filled, and nothing more is taken until http_parser_reset(). HTTP_REFUSED: `err` says why; nothing more is taken.
+ * Takes bytes up to the end of one request at most and says in `consumed` how many. HTTP_COMPLETE:
+ * `request` is filled, and nothing more is taken until http_parser_reset(). HTTP_REFUSED: `err`
+ * says why; nothing more is taken.
  */
-enum http_progress http_parser_feed(struct http_parser *parser, const char *data, size_t length, size_t *consumed,
-				    struct error *err);
+enum http_progress http_parser_feed(struct http_parser *parser, const char *data, size_t length,
+				    size_t *consumed, struct error *err);
 
 /* Whether the client waits for "100 Continue" before it sends the body. True once per request. */
 bool http_parser_take_continue(struct http_parser *parser);
@@ -73,11 +92,12 @@ struct http_response {
 void http_response_clear(struct http_response *response);
 
 /*
- * The answer's bytes, malloc'd, for the caller to free; NULL when out of memory. The version is echoed as
- * HTTP/1.`minor_version`; without `keep_alive` the answer says that the connection closes.
+ * The answer's bytes, malloc'd, for the caller to free; NULL when out of memory. The version is
+ * echoed as HTTP/1.`minor_version`; without `keep_alive` the answer says that the connection
+ * closes.
  */
-char *http_response_format(const struct http_response *response, unsigned int minor_version, bool keep_alive,
-			   size_t *length);
+char *http_response_format(const struct http_response *response, unsigned int minor_version,
+			   bool keep_alive, size_t *length);
 
 #define HTTP_CONTINUE "HTTP/1.1 100 Continue\r\n\r\n"
 

@@ -1,0 +1,103 @@
+/*
+ * What a config struct's fields mean together, beyond what its table says of each. Pure: no file is
+ * looked at.
+ */
+#include <ctype.h>
+#include <string.h>
+
+#include "config_private.h"
+
+int config_machine_check(const struct machine_config *machine, struct error *err)
+{
+	int result = config_check_ranges(&config_machine_object, machine, err);
+
+	if (result < 0)
+		return result;
+	/* Two threads a core, so that a guest never sees half a core. */
+	if (machine->smt && machine->vcpu_count > 1 && machine->vcpu_count % 2 != 0)
+		return error_set(err, EINVAL, CONFIG_VCPU_COUNT_MESSAGE);
+	if (machine->huge_pages == HUGE_PAGES_2M && machine->mem_size_mib % 2 != 0)
+		return error_set(err, EINVAL, CONFIG_MEMORY_SIZE_MESSAGE);
+	if (machine->cpu_template && strcmp(machine->cpu_template, "None") != 0) {
+		struct config_clip clip;
+
+		return error_set(err, EINVAL,
+				 "The CPU template `%s` is not supported: `cpu_template` can only "
+				 "be `None`.",
+				 config_clip(&clip, machine->cpu_template));
+	}
+	return 0;
+}
+
+int config_id_check(const char *id, struct error *err)
+{
+	size_t length = id ? strlen(id) : 0;
+
+	if (length == 0)
+		return error_set(err, EINVAL, "The ID cannot be empty.");
+	for (size_t i = 0; i < length; i++) {
+		unsigned char c = (unsigned char)id[i];
+
+		if (c >= 0x80 || (!isalnum(c) && c != '_'))
+			return error_set(err, EINVAL,
+					 "API Resource IDs can only contain alphanumeric "
+					 "characters and underscores.");
+	}
+	if (length > CONFIG_MAX_ID_BYTES)
+		return error_set(
+			err, EINVAL,
+			"The ID is too long: it has %zu characters, %d at most are allowed.",
+			length, CONFIG_MAX_ID_BYTES);
+	return 0;
+}
+
+/*
+ * Whether `text` has the form of `form`, where 'x' stands for a hexadecimal digit. The kernel's
+ * root=PARTUUID= takes a GPT's UUID, or for an MBR its disk signature and partition number (Linux
+ * block/early-lookup.c).
+ */
+static bool has_form(const char *text, const char *form)
+{
+	size_t i;
+
+	for (i = 0; text[i] && form[i]; i++) {
+		if (form[i] == 'x' ? !isxdigit((unsigned char)text[i]) : text[i] != form[i])
+			return false;
+	}
+	return text[i] == form[i];
+}
+
+int config_drive_check(const struct drive_config *drive, struct error *err)
+{
+	int result = config_id_check(drive->drive_id, err);
+	struct config_clip clip;
+
+	if (result < 0)
+		return result;
+	result = config_check_ranges(&config_drive_object, drive, err);
+	if (result < 0)
+		return error_prefix(err, "drive %s", drive->drive_id);
+	if (!drive->path_on_host || !drive->path_on_host[0])
+		return error_set(err, EINVAL, "drive %s: path_on_host is empty", drive->drive_id);
+	if (drive->partuuid && !has_form(drive->partuuid, "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx") &&
+	    !has_form(drive->partuuid, "xxxxxxxx-xx"))
+		return error_set(
+			err, EINVAL,
+			"drive %s: partuuid `%s` has neither the form of a GPT partition's UUID "
+			"(0eaa91a0-0bfb-42f9-9a3a-7ba8e5d7e2c1) nor of an MBR's (6c3b2ad1-01)",
+			drive->drive_id, config_clip(&clip, drive->partuuid));
+	return 0;
+}
+
+int config_logger_check(const struct logger_config *logger, struct error *err)
+{
+	enum log_level level;
+	struct config_clip clip;
+
+	if (logger->level && !log_level_parse(logger->level, &level))
+		return error_set(err, EINVAL,
+				 "The log level `%s` is unknown: it is one of Error, Warning, "
+				 "Info, Debug, Trace, Off.",
+				 config_clip(&clip, logger->level));
+	return 0;
+}

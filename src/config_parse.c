@@ -1,0 +1,369 @@
+/*
+ * The machinery behind the tables: a JSON object to a config struct and back, copies, and their
+ * end.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "config_private.h"
+
+static void *member_of(void *value, const struct config_field *field)
+{
+	return (char *)value + field->offset;
+}
+
+static const void *const_member_of(const void *value, const struct config_field *field)
+{
+	return (const char *)value + field->offset;
+}
+
+static const struct config_field *find_field(const struct config_object *object, const char *name)
+{
+	for (size_t i = 0; i < object->field_count; i++) {
+		if (strcmp(object->fields[i].name, name) == 0)
+			return &object->fields[i];
+	}
+	return NULL;
+}
+
+static size_t count_names(const char *const *names)
+{
+	size_t count = 0;
+
+	while (names[count])
+		count++;
+	return count;
+}
+
+/* "`a`", "`a` or `b`", "one of `a`, `b`, `c`": as serde words what was expected. */
+static void write_choices(const char *const *names, size_t count, char *text, size_t text_bytes)
+{
+	size_t used = 0;
+
+	if (count == 2) {
+		snprintf(text, text_bytes, "`%s` or `%s`", names[0], names[1]);
+		return;
+	}
+	text[0] = '\0';
+	for (size_t i = 0; i < count && used < text_bytes; i++) {
+		const char *before = i > 0 ? ", " : count > 1 ? "one of " : "";
+
+		used += (size_t)snprintf(text + used, text_bytes - used, "%s`%s`", before,
+					 names[i]);
+	}
+}
+
+static int refuse_unknown_field(const struct config_object *object, const char *name,
+				struct error *err)
+{
+	const char *names[CONFIG_MAX_FIELDS];
+	struct config_clip clip;
+	char choices[512];
+	size_t count = 0;
+
+	for (size_t i = 0; i < object->field_count && count < ARRAY_SIZE(names); i++) {
+		if (object->fields[i].type != CONFIG_REFUSED)
+			names[count++] = object->fields[i].name;
+	}
+	write_choices(names, count, choices, sizeof(choices));
+	return error_set(err, EINVAL, "unknown field `%s`, expected %s", config_clip(&clip, name),
+			 choices);
+}
+
+int config_check_uint(const struct config_field *field, uint64_t value, struct error *err)
+{
+	if (value >= field->min && value <= field->max)
+		return 0;
+	if (value == 0 && field->zero_message)
+		return error_set(err, ERANGE, "%s", field->zero_message);
+	if (field->range_message)
+		return error_set(err, ERANGE, "%s", field->range_message);
+	return error_set(err, ERANGE, "The value of `%s` is %llu: it must be from %llu to %llu.",
+			 field->name, (unsigned long long)value, (unsigned long long)field->min,
+			 (unsigned long long)field->max);
+}
+
+static int parse_uint(const struct config_field *field, const json_t *json, uint64_t *out,
+		      struct error *err)
+{
+	json_int_t number;
+
+	if (!json_is_integer(json))
+		return config_type_error(json, "u64", field->name, err);
+	number = json_integer_value(json);
+	if (number < 0)
+		return error_set(err, EINVAL,
+				 "invalid value: integer `%lld`, expected u64 for `%s`",
+				 (long long)number, field->name);
+	*out = (uint64_t)number;
+	return config_check_uint(field, *out, err);
+}
+
+static int parse_enum(const struct config_field *field, const json_t *json, int *out,
+		      struct error *err)
+{
+	struct config_clip clip;
+	char choices[256];
+	const char *text;
+
+	if (!json_is_string(json))
+		return config_type_error(json, "a string", field->name, err);
+	text = json_string_value(json);
+	for (int i = 0; field->names[i]; i++) {
+		if (strcmp(field->names[i], text) == 0) {
+			*out = i;
+			return 0;
+		}
+	}
+	write_choices(field->names, count_names(field->names), choices, sizeof(choices));
+	return error_set(err, EINVAL, "unknown variant `%s`, expected %s for `%s`",
+			 config_clip(&clip, text), choices, field->name);
+}
+
+static int parse_string(const struct config_field *field, const json_t *json, char **out,
+			struct error *err)
+{
+	char *copy;
+
+	if (!json_is_string(json))
+		return config_type_error(json, "a string", field->name, err);
+	copy = strdup(json_string_value(json));
+	if (!copy)
+		return error_set(err, ENOMEM, "out of memory for `%s`", field->name);
+	*out = copy;
+	return 0;
+}
+
+static int parse_field(const struct config_field *field, const json_t *json, void *out,
+		       struct error *err)
+{
+	void *member = member_of(out, field);
+
+	switch (field->type) {
+	case CONFIG_STRING:
+		return parse_string(field, json, member, err);
+	case CONFIG_BOOL:
+		if (!json_is_boolean(json))
+			return config_type_error(json, "a boolean", field->name, err);
+		*(bool *)member = json_is_true(json);
+		return 0;
+	case CONFIG_UINT:
+		return parse_uint(field, json, member, err);
+	case CONFIG_ENUM:
+		return parse_enum(field, json, member, err);
+	case CONFIG_REFUSED:
+		return error_set(err, ENOTSUP, "%s", field->refusal);
+	}
+	return error_set(err, EINVAL, "`%s` has no type", field->name);
+}
+
+/* What a JSON object says about a field: NULL when it is absent, or null where that means the same.
+ */
+static const json_t *given_value(const struct config_field *field, const json_t *json, bool partial)
+{
+	const json_t *value = json_object_get(json, field->name);
+
+	return value && json_is_null(value) && (partial || field->nullable) ? NULL : value;
+}
+
+/* Fields that the JSON gives are taken from `from`, the others stay; `out` gives its old strings to
+ * `from`. */
+static void exchange_given(const struct config_object *object, const json_t *json, bool partial,
+			   void *out, void *from)
+{
+	for (size_t i = 0; i < object->field_count; i++) {
+		const struct config_field *field = &object->fields[i];
+		void *to_member = member_of(out, field), *from_member = member_of(from, field);
+
+		if (field->type == CONFIG_REFUSED || !given_value(field, json, partial))
+			continue;
+		switch (field->type) {
+		case CONFIG_STRING: {
+			char *old = *(char **)to_member;
+
+			*(char **)to_member = *(char **)from_member;
+			*(char **)from_member = old;
+			break;
+		}
+		case CONFIG_BOOL:
+			*(bool *)to_member = *(bool *)from_member;
+			break;
+		case CONFIG_UINT:
+			*(uint64_t *)to_member = *(uint64_t *)from_member;
+			break;
+		case CONFIG_ENUM:
+			*(int *)to_member = *(int *)from_member;
+			break;
+		case CONFIG_REFUSED:
+			break;
+		}
+	}
+}
+
+static int check_form(const struct config_object *object, const json_t *json, bool partial,
+		      struct error *err)
+{
+	const char *name;
+	json_t *value;
+
+	if (!json_is_object(json)) {
+		char expected[64];
+
+		snprintf(expected, sizeof(expected), "a JSON object (%s)", object->name);
+		return config_type_error(json, expected, NULL, err);
+	}
+	/* jansson iterates through a non-const object, but changes nothing. */
+	json_object_foreach((json_t *)(uintptr_t)json, name, value)
+	{
+		if (!find_field(object, name))
+			return refuse_unknown_field(object, name, err);
+	}
+	/* A refused field is worth more words than one that is missing beside it. */
+	for (size_t i = 0; i < object->field_count; i++) {
+		const struct config_field *field = &object->fields[i];
+
+		if (field->type == CONFIG_REFUSED && given_value(field, json, partial))
+			return error_set(err, ENOTSUP, "%s", field->refusal);
+	}
+	for (size_t i = 0; i < object->field_count; i++) {
+		const struct config_field *field = &object->fields[i];
+
+		if (field->required && !partial && !given_value(field, json, partial))
+			return error_set(err, EINVAL, "missing field `%s`", field->name);
+	}
+	return 0;
+}
+
+int config_parse_object(const struct config_object *object, const json_t *json, bool partial,
+			void *out, struct error *err)
+{
+	cleanup_free void *parsed = NULL;
+	int result = check_form(object, json, partial, err);
+
+	if (result < 0)
+		return result;
+	parsed = calloc(1, object->size_bytes);
+	if (!parsed)
+		return error_set(err, ENOMEM, "out of memory for %s", object->name);
+	for (size_t i = 0; i < object->field_count && result == 0; i++) {
+		const json_t *value = given_value(&object->fields[i], json, partial);
+
+		if (value)
+			result = parse_field(&object->fields[i], value, parsed, err);
+	}
+	if (result == 0)
+		exchange_given(object, json, partial, out, parsed);
+	config_clear(object, parsed);
+	return result;
+}
+
+bool config_uses_deprecated(const struct config_object *object, const json_t *json)
+{
+	for (size_t i = 0; i < object->field_count; i++) {
+		const json_t *value = json_object_get(json, object->fields[i].name);
+
+		if (object->fields[i].deprecated && value && !json_is_null(value))
+			return true;
+	}
+	return false;
+}
+
+int config_check_ranges(const struct config_object *object, const void *value, struct error *err)
+{
+	for (size_t i = 0; i < object->field_count; i++) {
+		const struct config_field *field = &object->fields[i];
+		const void *member = const_member_of(value, field);
+		int result = 0;
+
+		if (field->type == CONFIG_UINT)
+			result = config_check_uint(field, *(const uint64_t *)member, err);
+		else if (field->type == CONFIG_ENUM &&
+			 *(const unsigned int *)member >= count_names(field->names))
+			result = error_set(err, ERANGE, "`%s` has no value number %u", field->name,
+					   *(const unsigned int *)member);
+		if (result < 0)
+			return result;
+	}
+	return 0;
+}
+
+/* Sets *json to the field's JSON value, or to NULL for an absent string. Returns false when out of
+ * memory. */
+static bool format_field(const struct config_field *field, const void *member, json_t **json)
+{
+	const char *text;
+
+	*json = NULL;
+	switch (field->type) {
+	case CONFIG_STRING:
+		text = *(char *const *)member;
+		if (!text)
+			return true;
+		*json = json_string(text);
+		break;
+	case CONFIG_BOOL:
+		*json = json_boolean(*(const bool *)member);
+		break;
+	case CONFIG_UINT:
+		*json = json_integer((json_int_t) * (const uint64_t *)member);
+		break;
+	case CONFIG_ENUM:
+		*json = json_string(field->names[*(const unsigned int *)member]);
+		break;
+	case CONFIG_REFUSED:
+		return true;
+	}
+	return *json != NULL;
+}
+
+json_t *config_format_object(const struct config_object *object, const void *value)
+{
+	json_t *json = json_object();
+
+	for (size_t i = 0; json && i < object->field_count; i++) {
+		const struct config_field *field = &object->fields[i];
+		json_t *member = NULL;
+
+		if (!format_field(field, const_member_of(value, field), &member) ||
+		    (member && json_object_set_new(json, field->name, member) < 0)) {
+			json_decref(json);
+			return NULL;
+		}
+	}
+	return json;
+}
+
+void config_clear(const struct config_object *object, void *value)
+{
+	for (size_t i = 0; i < object->field_count; i++) {
+		if (object->fields[i].type == CONFIG_STRING)
+			free(*(char **)member_of(value, &object->fields[i]));
+	}
+	memset(value, 0, object->size_bytes);
+}
+
+int config_copy(const struct config_object *object, void *to, const void *from)
+{
+	cleanup_free char *copy = malloc(object->size_bytes);
+	bool complete = true;
+
+	if (!copy)
+		return -ENOMEM;
+	memcpy(copy, from, object->size_bytes);
+	for (size_t i = 0; i < object->field_count; i++) {
+		char **member = member_of(copy, &object->fields[i]);
+
+		if (object->fields[i].type != CONFIG_STRING || !*member)
+			continue;
+		/* After a failure the rest must not point to what `from` owns. */
+		*member = complete ? strdup(*member) : NULL;
+		complete = complete && *member;
+	}
+	if (complete) {
+		config_clear(object, to);
+		memcpy(to, copy, object->size_bytes);
+		return 0;
+	}
+	config_clear(object, copy);
+	return -ENOMEM;
+}

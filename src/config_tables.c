@@ -1,0 +1,142 @@
+/*
+ * The tables: each JSON object's fields, declared once. api/openapi.yaml says the same to clients,
+ * and a test holds one against the other.
+ */
+#include "config_private.h"
+
+static const char *const cache_type_names[] = { "Unsafe", "Writeback", NULL };
+static const char *const io_engine_names[] = { "Sync", "Async", NULL };
+static const char *const huge_pages_names[] = { "None", "Transparent", "2M", NULL };
+static const char *const cpu_template_names[] = { "None", NULL };
+static const char *const log_level_names[] = { "Error", "Warning", "Info", "Debug",
+					       "Trace", "Off",	   NULL };
+static const char *const action_type_names[] = { "InstanceStart", "SendCtrlAltDel", "FlushMetrics",
+						 NULL };
+static const char *const vm_state_names[] = { "Paused", "Resumed", NULL };
+
+#define RATE_LIMITER_REFUSAL "The field `rate_limiter` is " CONFIG_NOT_YET "."
+
+#define OBJECT(identifier, key, type, table)       \
+	const struct config_object identifier = {  \
+		.name = key,                       \
+		.size_bytes = sizeof(struct type), \
+		.fields = table,                   \
+		.field_count = ARRAY_SIZE(table),  \
+	}
+
+#define BOOT_SOURCE(member) .name = #member, .offset = offsetof(struct boot_source_config, member)
+static const struct config_field boot_source_fields[] = {
+	{ BOOT_SOURCE(kernel_image_path), .type = CONFIG_STRING, .required = true },
+	{ BOOT_SOURCE(initrd_path), .type = CONFIG_STRING, .nullable = true },
+	{ BOOT_SOURCE(boot_args), .type = CONFIG_STRING, .nullable = true },
+};
+OBJECT(config_boot_source_object, "boot-source", boot_source_config, boot_source_fields);
+
+#define MACHINE(member) .name = #member, .offset = offsetof(struct machine_config, member)
+static const struct config_field machine_fields[] = {
+	{ MACHINE(vcpu_count), .type = CONFIG_UINT, .required = true, .min = 1,
+	  .max = LAYOUT_MAX_VCPUS, .range_message = CONFIG_VCPU_COUNT_MESSAGE },
+	{ MACHINE(mem_size_mib), .type = CONFIG_UINT, .required = true,
+	  .min = CONFIG_MIN_MEMORY_MIB, .max = CONFIG_MAX_MEMORY_MIB,
+	  .zero_message = CONFIG_MEMORY_SIZE_MESSAGE },
+	{ MACHINE(smt), .type = CONFIG_BOOL },
+	{ MACHINE(track_dirty_pages), .type = CONFIG_BOOL },
+	{ MACHINE(huge_pages), .type = CONFIG_ENUM, .names = huge_pages_names },
+	{ MACHINE(cpu_template), .type = CONFIG_STRING, .nullable = true, .deprecated = true,
+	  .names = cpu_template_names },
+};
+OBJECT(config_machine_object, "machine-config", machine_config, machine_fields);
+
+#define DRIVE(member) .name = #member, .offset = offsetof(struct drive_config, member)
+static const struct config_field drive_fields[] = {
+	{ DRIVE(drive_id), .type = CONFIG_STRING, .required = true },
+	{ DRIVE(path_on_host), .type = CONFIG_STRING, .required = true },
+	{ DRIVE(is_root_device), .type = CONFIG_BOOL, .required = true },
+	{ DRIVE(is_read_only), .type = CONFIG_BOOL, .nullable = true },
+	{ DRIVE(partuuid), .type = CONFIG_STRING, .nullable = true },
+	{ DRIVE(cache_type), .type = CONFIG_ENUM, .nullable = true, .names = cache_type_names },
+	{ DRIVE(io_engine), .type = CONFIG_ENUM, .nullable = true, .names = io_engine_names },
+	{ .name = "rate_limiter",
+	  .type = CONFIG_REFUSED,
+	  .nullable = true,
+	  .refusal = RATE_LIMITER_REFUSAL },
+	{ .name = "socket",
+	  .type = CONFIG_REFUSED,
+	  .nullable = true,
+	  .refusal = "The field `socket` asks for a vhost-user device: " CONFIG_NOT_EMULATED },
+};
+OBJECT(config_drive_object, "drives", drive_config, drive_fields);
+
+#define DRIVE_UPDATE(member) .name = #member, .offset = offsetof(struct drive_update_config, member)
+static const struct config_field drive_update_fields[] = {
+	{ DRIVE_UPDATE(drive_id), .type = CONFIG_STRING, .nullable = true },
+	{ DRIVE_UPDATE(path_on_host), .type = CONFIG_STRING, .nullable = true },
+	{ .name = "rate_limiter",
+	  .type = CONFIG_REFUSED,
+	  .nullable = true,
+	  .refusal = RATE_LIMITER_REFUSAL },
+};
+OBJECT(config_drive_update_object, "drive update", drive_update_config, drive_update_fields);
+
+#define SERIAL(member) .name = #member, .offset = offsetof(struct serial_config, member)
+static const struct config_field serial_fields[] = {
+	{ SERIAL(serial_out_path), .type = CONFIG_STRING, .nullable = true },
+	{ .name = "rate_limiter",
+	  .type = CONFIG_REFUSED,
+	  .nullable = true,
+	  .refusal = RATE_LIMITER_REFUSAL },
+};
+OBJECT(config_serial_object, "serial", serial_config, serial_fields);
+
+#define LOGGER(member) .name = #member, .offset = offsetof(struct logger_config, member)
+static const struct config_field logger_fields[] = {
+	{ LOGGER(log_path), .type = CONFIG_STRING, .nullable = true },
+	{ LOGGER(level), .type = CONFIG_STRING, .nullable = true, .names = log_level_names },
+	{ LOGGER(show_level), .type = CONFIG_BOOL, .nullable = true },
+	{ LOGGER(show_log_origin), .type = CONFIG_BOOL, .nullable = true },
+	{ LOGGER(module), .type = CONFIG_STRING, .nullable = true },
+};
+OBJECT(config_logger_object, "logger", logger_config, logger_fields);
+
+#define METRICS(member) .name = #member, .offset = offsetof(struct metrics_config, member)
+static const struct config_field metrics_fields[] = {
+	{ METRICS(metrics_path), .type = CONFIG_STRING, .required = true },
+	{ .name = "emit_id",
+	  .type = CONFIG_REFUSED,
+	  .nullable = true,
+	  .refusal = "The field `emit_id` is " CONFIG_NOT_YET "." },
+	{ .name = "properties",
+	  .type = CONFIG_REFUSED,
+	  .nullable = true,
+	  .refusal = "The field `properties` is " CONFIG_NOT_YET "." },
+};
+OBJECT(config_metrics_object, "metrics", metrics_config, metrics_fields);
+
+#define ACTION(member) .name = #member, .offset = offsetof(struct action_config, member)
+static const struct config_field action_fields[] = {
+	{ ACTION(action_type), .type = CONFIG_ENUM, .required = true, .names = action_type_names },
+};
+OBJECT(config_action_object, "action", action_config, action_fields);
+
+#define VM_STATE(member) .name = #member, .offset = offsetof(struct vm_state_config, member)
+static const struct config_field vm_state_fields[] = {
+	{ VM_STATE(state), .type = CONFIG_ENUM, .required = true, .names = vm_state_names },
+};
+OBJECT(config_vm_state_object, "microVM state", vm_state_config, vm_state_fields);
+
+void config_machine_defaults(struct machine_config *machine)
+{
+	*machine = (struct machine_config) {
+		.vcpu_count = 1,
+		.mem_size_mib = 128,
+		.huge_pages = HUGE_PAGES_NONE,
+	};
+}
+
+void config_drive_defaults(struct drive_config *drive)
+{
+	*drive = (struct drive_config) {
+		.cache_type = CACHE_UNSAFE,
+		.io_engine = IO_ENGINE_SYNC,
+	};
+}
