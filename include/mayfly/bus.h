@@ -28,7 +28,7 @@ struct bus_device {
 	const char *name;
 };
 
-#define BUS_MAX_DEVICES (LAYOUT_MAX_VIRTIO_DEVICES + 4)
+#define BUS_MAX_DEVICES (2 * LAYOUT_MAX_VIRTIO_DEVICES + 4) /* a virtio device has two windows */
 
 struct bus {
 	struct bus_device *devices[BUS_MAX_DEVICES];

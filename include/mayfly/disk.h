@@ -1,0 +1,89 @@
+/*
+ * What stands behind a drive: a regular file or a block device, read and written by io_uring
+ * (`Async`) or by plain system calls (`Sync`).
+ *
+ * A user fills a struct disk_request, hands it over with disk_submit(), starts all that was
+ * submitted with disk_commit(), and gets each back exactly once from disk_reap(). The Sync engine
+ * has finished a request when disk_submit() returns; the Async engine makes disk_completion_fd()
+ * readable when there is something to reap.
+ *
+ * One thread at a time may use a disk (the device's lock sees to that); it need not be the same
+ * one.
+ */
+#ifndef MAYFLY_DISK_H
+#define MAYFLY_DISK_H
+
+#include <sys/uio.h>
+#include "mayfly/config.h"
+
+#define DISK_SECTOR_BYTES 512ULL
+
+enum disk_operation {
+	DISK_READ,
+	DISK_WRITE,
+	DISK_FLUSH,
+	DISK_DISCARD,
+	DISK_WRITE_ZEROES
+};
+
+struct disk_request {
+	enum disk_operation operation;
+	bool durable;	/* DISK_WRITE: on stable storage before it counts as done */
+	bool may_unmap; /* DISK_WRITE_ZEROES: the file may give the space back */
+	uint64_t offset_bytes;
+	uint64_t length_bytes; /* of the transfer or range; for transfers the sum of `iov` */
+	struct iovec
+		*iov; /* transfers: changed on the way, and needed until the request is reaped */
+	unsigned int iov_count;
+
+	int result; /* once reaped: 0 or a negative errno. All or nothing: a short transfer is an
+		       error. */
+
+	/* The disk's own. */
+	struct disk_request *next;
+	unsigned int attempt;
+};
+
+struct disk;
+
+/*
+ * Opens, checks and locks what `config` names. Writers lock exclusively, readers share; for a file
+ * that `replaced` (may be NULL) has open already, its lock is shared. `queue_size` is the most
+ * requests in flight at once.
+ *
+ * Refused, with a message that begins "drive ID: " and names the path: what cannot be opened, is
+ * neither file nor block device, is empty or no multiple of 512 bytes, is in use by another writer;
+ * and io_uring where the host refuses it.
+ */
+int disk_open(struct disk **disk, const struct drive_config *config, unsigned int queue_size,
+	      const struct disk *replaced, struct error *err);
+
+/* Waits for what is in flight, unlocks, closes, frees. NULL does nothing. */
+void disk_close(struct disk *disk);
+
+uint64_t disk_size_bytes(const struct disk *disk);
+bool disk_is_read_only(const struct disk *disk);
+enum cache_type disk_cache_type(const struct disk *disk);
+
+/* An eventfd for the loop (EPOLLIN; disk_reap() empties it), or -1 for an engine that needs none.
+ */
+int disk_completion_fd(const struct disk *disk);
+
+/* Hands `request` over, until disk_reap() returns it. Never more than `queue_size` at once. */
+void disk_submit(struct disk *disk, struct disk_request *request);
+
+/* Starts everything that was submitted. */
+void disk_commit(struct disk *disk);
+
+/* The next finished request, or NULL. May start what is left of a request that is done in steps. */
+struct disk_request *disk_reap(struct disk *disk);
+
+/* Waits until everything submitted is finished. Reap it afterwards: nothing of it touches its
+ * memory any more. */
+void disk_drain(struct disk *disk);
+
+/* Waits until everything that was written is on stable storage, with either cache type. Returns a
+ * negative errno. */
+int disk_sync(struct disk *disk);
+
+#endif

@@ -1,0 +1,72 @@
+/*
+ * The block device (virtio 1.2, 5.2): one request queue over a disk.
+ *
+ * Made by the machine before the vCPUs run; all functions here are for the main thread.
+ */
+#ifndef MAYFLY_VIRTIO_BLOCK_H
+#define MAYFLY_VIRTIO_BLOCK_H
+
+#include "mayfly/disk.h"
+#include "mayfly/virtio_mmio.h"
+
+#define VIRTIO_BLOCK_QUEUE_SIZE VIRTQUEUE_MAX_SIZE
+
+struct virtio_block;
+
+/* Counted since the device was made; any thread may read them. */
+struct virtio_block_metrics {
+	_Atomic uint64_t reads, read_bytes; /* that succeeded, as all up to write_zeroes_bytes */
+	_Atomic uint64_t writes, written_bytes;
+	_Atomic uint64_t flushes;
+	_Atomic uint64_t discards, discarded_bytes;
+	_Atomic uint64_t write_zeroes, write_zeroes_bytes;
+	_Atomic uint64_t get_ids;
+	_Atomic uint64_t io_errors; /* the host could not do it */
+	_Atomic uint64_t
+		invalid; /* refused: out of range, wrong length, write to a read-only drive */
+	_Atomic uint64_t unsupported;  /* refused: unknown type or flag */
+	_Atomic uint64_t malformed;    /* no request at all: the device asked for a reset */
+	_Atomic uint64_t disk_updates; /* virtio_block_set_disk() */
+};
+
+struct virtio_block_options {
+	const char *drive_id; /* in messages, and what the guest reads with GET_ID (its first 20
+				 bytes) */
+	unsigned int slot;    /* below LAYOUT_MAX_VIRTIO_DEVICES: which MMIO windows */
+	const struct memory *memory;
+	struct loop *loop;
+	struct log *log;
+	int interrupt_fd; /* an eventfd, borrowed */
+};
+
+/*
+ * Makes the device and puts its sources into the loop. Takes `disk` (opened with
+ * VIRTIO_BLOCK_QUEUE_SIZE) on success and closes it in virtio_block_destroy(). All pointers in
+ * `options` outlive the device but for drive_id.
+ */
+int virtio_block_create(struct virtio_block **block, const struct virtio_block_options *options,
+			struct disk *disk, struct error *err);
+
+/* When no vCPU runs any more: waits for what is in flight, takes the sources out, closes the disk.
+ * NULL does nothing. */
+void virtio_block_destroy(struct virtio_block *block);
+
+/* Registers, windows, notify fds and the transport's metrics, for the machine to wire up. */
+struct virtio_mmio *virtio_block_transport(struct virtio_block *block);
+
+const struct virtio_block_metrics *virtio_block_metrics(const struct virtio_block *block);
+
+/* The disk in use: the `replaced` of disk_open(). */
+const struct disk *virtio_block_disk(const struct virtio_block *block);
+
+/*
+ * Swaps the disk under a running guest: requests in flight finish on the old one, which is closed;
+ * the guest is told of the new capacity. Takes `disk` on success. -EINVAL when it is read-only and
+ * the old one not, or the reverse.
+ */
+int virtio_block_set_disk(struct virtio_block *block, struct disk *disk, struct error *err);
+
+/* Waits for what is in flight and puts everything written on stable storage: for a clean exit. */
+int virtio_block_flush(struct virtio_block *block, struct error *err);
+
+#endif
