@@ -43,11 +43,4 @@ int config_check_uint(const struct config_field *field, uint64_t value, struct e
 /* No object has more fields. */
 #define CONFIG_MAX_FIELDS 16
 
-/* Why a resource or field of this API is refused. */
-#define CONFIG_NOT_EMULATED                                                                   \
-	"Mayfly does not emulate it. Its device model is virtio-net, virtio-blk, serial and " \
-	"i8042, "                                                                             \
-	"on purpose."
-#define CONFIG_NOT_YET "not supported by this version of Mayfly"
-
 #endif

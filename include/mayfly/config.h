@@ -19,6 +19,12 @@
 #define CONFIG_DEFAULT_BOOT_ARGS                                                                   \
 	"reboot=k panic=1 nomodule 8250.nr_uarts=0 i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce"
 
+/* Why a resource or field that clients of this API know is refused. */
+#define CONFIG_NOT_EMULATED                                                                        \
+	"Mayfly does not emulate it. Its device model is virtio-net, virtio-blk, serial and i8042, " \
+	"on purpose."
+#define CONFIG_NOT_YET "not supported by this version of Mayfly"
+
 #define CONFIG_MAX_ID_BYTES 64
 #define CONFIG_MAX_DRIVES   LAYOUT_MAX_VIRTIO_DEVICES
 

@@ -1,0 +1,120 @@
+/*
+ * The listening socket's life as a file: unix(7).
+ *
+ * Whoever may write to the socket's file may command this machine, so the file must never be open
+ * to others, not even between bind and chmod. Linux gives the file the mode of the socket's own
+ * inode less the umask (net/unix/af_unix.c, unix_bind_bsd), so it is set there first; the process's
+ * umask is left alone.
+ */
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include "socket.h"
+
+/* Pending connections; more than are served, so that one too many is told so. */
+#define BACKLOG 64
+
+static bool somebody_listens(const struct sockaddr_un *address)
+{
+	cleanup_fd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	/* A full backlog (EAGAIN) has its listener too. */
+	return fd >= 0 && (connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0 ||
+			   errno == EAGAIN);
+}
+
+static int refuse_existing(const struct sockaddr_un *address, struct error *err)
+{
+	const char *path = address->sun_path;
+	struct stat status;
+
+	if (lstat(path, &status) == 0 && !S_ISSOCK(status.st_mode))
+		return error_set(err, EADDRINUSE,
+				 "cannot make the API socket %s: a file that is no socket has this "
+				 "name. Choose "
+				 "another path with --api-sock.",
+				 path);
+	if (somebody_listens(address))
+		return error_set(err, EADDRINUSE,
+				 "cannot make the API socket %s: another process listens there. "
+				 "Choose another path "
+				 "with --api-sock.",
+				 path);
+	return error_set(err, EADDRINUSE,
+			 "cannot make the API socket %s: it exists already, and nobody listens "
+			 "there. Remove it (rm "
+			 "%s), or choose another path with --api-sock.",
+			 path, path);
+}
+
+static int bind_socket(struct api_socket *socket, const struct sockaddr_un *address,
+		       struct error *err)
+{
+	const char *path = address->sun_path;
+
+	if (fchmod(socket->fd, 0600) < 0)
+		return error_errno(err, "cannot make the API socket %s private", path);
+	if (bind(socket->fd, (const struct sockaddr *)address, sizeof(*address)) == 0)
+		return 0;
+	if (errno == EADDRINUSE)
+		return refuse_existing(address, err);
+	if (errno == ENOENT)
+		return error_errno(
+			err, "cannot make the API socket %s: its directory does not exist", path);
+	return error_errno(err, "cannot make the API socket %s", path);
+}
+
+int api_socket_open(struct api_socket *listener, const char *path, struct error *err)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	size_t length = strlen(path);
+	struct stat status;
+	int result;
+
+	*listener = (struct api_socket) { .fd = -1 };
+	if (length == 0)
+		return error_set(err, EINVAL, "cannot make the API socket: its path is empty");
+	if (length >= sizeof(address.sun_path))
+		return error_set(err, ENAMETOOLONG,
+				 "cannot make the API socket %.256s: the path has %zu bytes, and a "
+				 "socket's path can "
+				 "have %zu at most",
+				 path, length, sizeof(address.sun_path) - 1);
+	memcpy(address.sun_path, path, length);
+	listener->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (listener->fd < 0)
+		return error_errno(err, "cannot make the API socket %s", path);
+	result = bind_socket(listener, &address, err);
+	if (result < 0) {
+		close_fd(&listener->fd);
+		return result;
+	}
+	listener->path = strdup(path);
+	if (!listener->path) {
+		result = error_set(err, ENOMEM, "out of memory for the API socket %s", path);
+		unlink(path);
+	} else if (lstat(path, &status) < 0) {
+		result = error_errno(err, "cannot examine the API socket %s", path);
+	} else {
+		listener->device = status.st_dev;
+		listener->inode = status.st_ino;
+		if (listen(listener->fd, BACKLOG) < 0)
+			result = error_errno(err, "cannot listen on the API socket %s", path);
+	}
+	if (result < 0)
+		api_socket_close(listener);
+	return result;
+}
+
+void api_socket_close(struct api_socket *listener)
+{
+	struct stat status;
+
+	if (listener->path && lstat(listener->path, &status) == 0 && S_ISSOCK(status.st_mode) &&
+	    status.st_dev == listener->device && status.st_ino == listener->inode)
+		unlink(listener->path);
+	free(listener->path);
+	listener->path = NULL;
+	close_fd(&listener->fd);
+}
