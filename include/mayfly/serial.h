@@ -1,11 +1,13 @@
 /*
- * The serial port: a 16550A UART on eight I/O ports, and the two buffers between the guest and the host.
+ * The serial port: a 16550A UART on eight I/O ports, and the two buffers between the guest and the
+ * host.
  *
  *   guest --THR--> output ring --peek/consume--> console --> stdout, file
  *   guest <--RBR-- FIFO (16) <-- input buffer <--put-- console <-- terminal, pipe, file
  *
- * The register side runs on vCPU threads, several at once, and never waits for the host: a byte that finds the output
- * ring full is dropped and counted. The host side is the main thread (console.h). One mutex guards everything.
+ * The register side runs on vCPU threads, several at once, and never waits for the host: a byte
+ * that finds the output ring full is dropped and counted. The host side is the main thread
+ * (console.h). One mutex guards everything.
  *
  * PC16550D data sheet (National Semiconductor, 1995), section 8 "Registers".
  */
@@ -17,13 +19,14 @@
 #include "mayfly/bus.h"
 
 #define SERIAL_FIFO_BYTES   16
-#define SERIAL_INPUT_BYTES  4096
+#define SERIAL_INPUT_BYTES  1024
 #define SERIAL_OUTPUT_BYTES (128 * 1024) /* touched only as far as it fills */
 
 struct serial_metrics {
-	_Atomic uint64_t tx_bytes;	/* written by the guest, the dropped ones among them */
-	_Atomic uint64_t rx_bytes;	/* read by the guest */
-	_Atomic uint64_t dropped_bytes; /* output that no reader took: ring full, reader gone, sink failed */
+	_Atomic uint64_t tx_bytes; /* written by the guest, the dropped ones among them */
+	_Atomic uint64_t rx_bytes; /* received by the guest's FIFO */
+	_Atomic uint64_t
+		dropped_bytes; /* output that no reader took: ring full, reader gone, sink failed */
 };
 
 /* What the guest can see or has set: the registers, and the receive FIFO. */
@@ -32,7 +35,8 @@ struct serial_registers {
 	uint8_t fifo_control;
 	uint8_t line_control;
 	uint8_t modem_control;
-	uint8_t modem_status; /* the low half (deltas) is kept here, the high half follows modem_control */
+	uint8_t modem_status; /* the low half (deltas) is kept here, the high half follows
+				 modem_control */
 	uint8_t line_errors;  /* overrun, by loopback only: cleared by reading LSR */
 	uint8_t scratch;
 	uint8_t divisor[2];
@@ -59,7 +63,8 @@ struct serial {
 	uint32_t output_head, output_count;
 };
 
-/* Power-on state at LAYOUT_PORT_SERIAL. Owns its eventfds and buffers until serial_destroy(). Main thread. */
+/* Power-on state at LAYOUT_PORT_SERIAL. Owns its eventfds and buffers until serial_destroy(). Main
+ * thread. */
 int serial_init(struct serial *serial, struct error *err);
 
 /* No other thread may use it any more. Safe on a zeroed struct and twice. */
@@ -69,13 +74,15 @@ void serial_destroy(struct serial *serial);
  * The host side: main thread only.
  */
 
-/* Gives input to the guest; returns how many bytes fitted. host_fd tells when the guest has taken all of it. */
+/* Gives input to the guest; returns how many bytes fitted. host_fd tells when the guest has taken
+ * all of it. */
 size_t serial_put_input(struct serial *serial, const uint8_t *data, size_t length);
 
-/* How many bytes serial_put_input() would take now; SERIAL_INPUT_BYTES when the guest has taken everything. */
-size_t serial_input_room(struct serial *serial);
+/* Whether the guest has taken all of it, out of the FIFO too. */
+bool serial_input_taken(struct serial *serial);
 
-/* The oldest output that lies in one piece: points `data` to it and returns its length; valid until consumed. */
+/* The oldest output that lies in one piece: points `data` to it and returns its length; valid until
+ * consumed. */
 size_t serial_peek_output(struct serial *serial, const uint8_t **data);
 
 /* Takes `length` bytes, no more than were peeked, out of the ring. */
