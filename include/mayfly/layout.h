@@ -7,8 +7,14 @@
 #ifndef MAYFLY_LAYOUT_H
 #define MAYFLY_LAYOUT_H
 
-/* Low memory, written before the guest runs. Each item has whole pages of its own. */
+/*
+ * Low memory, written before the guest runs. What shares page 0 is small; each other item has whole pages of its own.
+ * The BIOS data area says where the EBDA is (IBM PC/AT: words at 0x40e and 0x413).
+ */
+#define LAYOUT_BDA_EBDA_SEGMENT 0x0000040eULL
+#define LAYOUT_BDA_MEMORY_KIB	0x00000413ULL
 #define LAYOUT_GDT		0x00000500ULL
+#define LAYOUT_RANDOM_SEED	0x00000600ULL /* in a struct setup_data */
 #define LAYOUT_PVH_START_INFO	0x00006000ULL
 #define LAYOUT_ZERO_PAGE	0x00007000ULL
 #define LAYOUT_BOOT_STACK	0x00008ff0ULL /* grows down within its page */
