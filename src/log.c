@@ -8,7 +8,6 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
 #include <time.h>
 
 #include "mayfly/log.h"
@@ -39,18 +38,11 @@ void log_close(struct log *log)
 
 int log_open(struct log *log, const char *path, struct error *err)
 {
-	cleanup_fd int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0600);
-	struct stat status;
+	/* Read and write, so that a FIFO opens before its reader comes, as clients of this API are used to. */
+	cleanup_fd int fd = open(path, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0600);
 
-	if (fd < 0 && errno == ENXIO)
-		return error_set(err, ENXIO,
-				 "cannot open the log file %s: it is a FIFO that nobody reads; start its reader first", path);
 	if (fd < 0)
 		return error_errno(err, "cannot open the log file %s", path);
-	if (fstat(fd, &status) < 0)
-		return error_errno(err, "cannot examine the log file %s", path);
-	if (S_ISDIR(status.st_mode))
-		return error_set(err, EISDIR, "cannot log to %s: it is a directory", path);
 	log_close(log);
 	log->fd = take_fd(&fd);
 	log->fd_owned = true;

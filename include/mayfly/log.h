@@ -36,7 +36,7 @@ void log_init(struct log *log);
 /* Closes the file that log_open() opened. */
 void log_close(struct log *log);
 
-/* Appends to `path` (a file, made when missing, or a FIFO with a reader) from now on. The message names the path. */
+/* Appends to `path` (a file, made with mode 0600 when missing, or a FIFO) from now on. The message names the path. */
 int log_open(struct log *log, const char *path, struct error *err);
 
 /* "Error", "Warning"/"Warn", "Info", "Debug", "Trace", "Off", in any case. Returns false for any other word. */

@@ -1,0 +1,400 @@
+/*
+ * The machine: see machine.h.
+ *
+ * The order of machine_create(). What can be refused for reasons that the user can mend comes first (files, memory),
+ * before anything of KVM exists. Files are mapped before KVM knows the memory, so that no mapping is changed under it.
+ * Then KVM: memory slots before the interrupt controllers (vm.h), devices, and last the threads.
+ */
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+
+#include "boot_timer.h"
+#include "machine.h"
+#include "mayfly/boot.h"
+#include "mayfly/console.h"
+#include "mayfly/i8042.h"
+#include "mayfly/serial.h"
+#include "mayfly/virtio_block.h"
+
+struct machine_drive {
+	struct disk *disk; /* until the device takes it */
+	struct virtio_block *block;
+	int interrupt_fd;
+	char id[CONFIG_MAX_ID_BYTES + 1];
+};
+
+struct machine {
+	struct machine_request request;
+	struct memory memory;
+	struct vm vm;
+	struct bus pio, mmio;
+	struct vcpus *vcpus;
+	struct serial serial;
+	struct console console;
+	struct i8042 i8042;
+	struct boot_timer boot_timer;
+	struct machine_drive drives[CONFIG_MAX_DRIVES];
+	unsigned int drive_count;
+	unsigned int slots[CONFIG_MAX_DRIVES]; /* virtio slot of each drive of the configuration */
+	struct loop_source exit_source;
+};
+
+static void on_i8042_reset(void *context)
+{
+	struct machine *machine = context;
+
+	vcpus_request_reset(machine->vcpus);
+}
+
+static void on_escape(void *context)
+{
+	struct machine *machine = context;
+
+	machine->request.on_end(machine->request.context, VMM_EXIT_OK);
+}
+
+static void on_vcpus_exit(struct loop_source *source, uint32_t events)
+{
+	struct machine *machine = container_of(source, struct machine, exit_source);
+	bool clean = vcpus_exit_reason(machine->vcpus) == VCPUS_RESET;
+
+	(void)events;
+	loop_remove(machine->request.loop, source);
+	if (clean)
+		log_info(machine->request.log, "the guest has reset the machine");
+	machine->request.on_end(machine->request.context, clean ? VMM_EXIT_OK : VMM_EXIT_ERROR);
+}
+
+static struct boot_virtio_device virtio_slot(unsigned int slot)
+{
+	return (struct boot_virtio_device){
+		.base = LAYOUT_VIRTIO_MMIO + slot * LAYOUT_VIRTIO_MMIO_BYTES,
+		.cmdline_base = LAYOUT_VIRTIO_MMIO_CMDLINE + slot * LAYOUT_VIRTIO_MMIO_BYTES,
+		.irq = LAYOUT_IRQ_VIRTIO_FIRST + slot,
+	};
+}
+
+/* The root drive comes first, whatever its place in the configuration: the guest names it /dev/vda. */
+static const struct drive_config *assign_slots(struct machine *machine, const struct vm_config *config)
+{
+	const struct drive_config *root = NULL;
+	unsigned int next = 0;
+
+	for (unsigned int i = 0; i < config->drive_count; i++) {
+		if (config->drives[i].is_root_device) {
+			root = &config->drives[i];
+			machine->slots[i] = next++;
+		}
+	}
+	for (unsigned int i = 0; i < config->drive_count; i++) {
+		if (!config->drives[i].is_root_device)
+			machine->slots[i] = next++;
+	}
+	return root;
+}
+
+static int load_kernel(struct machine *machine, const struct vm_config *config, struct boot_entry *entry,
+		       struct error *err)
+{
+	const struct drive_config *root = assign_slots(machine, config);
+	struct boot_platform platform = {
+		.vcpu_count = (unsigned int)config->machine.vcpu_count,
+		.virtio_count = config->drive_count,
+	};
+	const char *args = config->boot_source.boot_args;
+	char root_parameter[96];
+	struct boot_request request = {
+		.kernel_path = config->boot_source.kernel_image_path,
+		.initrd_path = config->boot_source.initrd_path,
+		.cmdline = args ? args : CONFIG_DEFAULT_BOOT_ARGS,
+		.protocol = BOOT_PROTOCOL_ANY,
+	};
+
+	for (unsigned int slot = 0; slot < platform.virtio_count; slot++)
+		platform.virtio[slot] = virtio_slot(slot);
+	if (root) {
+		snprintf(root_parameter, sizeof(root_parameter), "root=%s%s %s", root->partuuid ? "PARTUUID=" : "/dev/vda",
+			 root->partuuid ? root->partuuid : "", root->is_read_only ? "ro" : "rw");
+		request.root_parameter = root_parameter;
+	}
+	return boot_load(&machine->memory, &request, &platform, entry, err);
+}
+
+static int open_disks(struct machine *machine, const struct vm_config *config, struct error *err)
+{
+	for (unsigned int i = 0; i < config->drive_count; i++) {
+		struct machine_drive *drive = &machine->drives[i];
+		int result = disk_open(&drive->disk, &config->drives[i], VIRTIO_BLOCK_QUEUE_SIZE, NULL, err);
+
+		if (result < 0)
+			return result;
+		strcpy(drive->id, config->drives[i].drive_id);
+	}
+	return 0;
+}
+
+static int create_vm(struct machine *machine, const struct vm_config *config, struct error *err)
+{
+	struct vcpus_config vcpus = {
+		.count = (unsigned int)config->machine.vcpu_count,
+		.smt = config->machine.smt,
+		.pio = &machine->pio,
+		.mmio = &machine->mmio,
+		.vm = &machine->vm,
+		.log = machine->request.log,
+	};
+	int result = vm_open(&machine->vm, machine->request.log, err);
+
+	if (result == 0 && vcpus.count > vm_max_vcpus(&machine->vm))
+		result = error_set(err, EINVAL, "vcpu_count: this host gives a virtual machine at most %u vCPUs, not %u",
+				   vm_max_vcpus(&machine->vm), vcpus.count);
+	if (result == 0)
+		result = vm_set_memory(&machine->vm, &machine->memory, config->machine.track_dirty_pages, err);
+	if (result == 0)
+		result = vm_create_irqchip(&machine->vm, err);
+	if (result == 0)
+		result = vcpus_create(&machine->vcpus, &vcpus, err);
+	return result;
+}
+
+static int add_legacy_devices(struct machine *machine, struct error *err)
+{
+	int result = serial_init(&machine->serial, err);
+
+	if (result == 0)
+		result = i8042_init(&machine->i8042, on_i8042_reset, machine, err);
+	if (result == 0)
+		result = bus_attach(&machine->pio, &machine->serial.device, err);
+	if (result == 0)
+		result = bus_attach(&machine->pio, &machine->i8042.data, err);
+	if (result == 0)
+		result = bus_attach(&machine->pio, &machine->i8042.command, err);
+	if (result == 0)
+		result = vm_add_irqfd(&machine->vm, LAYOUT_IRQ_SERIAL, machine->serial.irq_fd, err);
+	if (result == 0)
+		result = vm_add_irqfd(&machine->vm, LAYOUT_IRQ_I8042, machine->i8042.irq_fd, err);
+	if (result == 0 && machine->request.options->boot_timer) {
+		boot_timer_init(&machine->boot_timer, machine->request.log, machine->request.options->start_time_us);
+		result = bus_attach(&machine->mmio, &machine->boot_timer.device, err);
+	}
+	return result;
+}
+
+/* Connects a virtio device with the buses and with KVM. */
+static int wire_virtio(struct machine *machine, struct virtio_mmio *mmio, int interrupt_fd, unsigned int slot,
+		       struct error *err)
+{
+	int result = vm_add_irqfd(&machine->vm, virtio_slot(slot).irq, interrupt_fd, err);
+
+	for (unsigned int w = 0; result == 0 && w < VIRTIO_MMIO_WINDOWS; w++) {
+		struct bus_device *window = &mmio->windows[w].device;
+
+		result = bus_attach(&machine->mmio, window, err);
+		for (unsigned int q = 0; result == 0 && q < mmio->ops->queue_count; q++)
+			result = vm_add_ioeventfd(&machine->vm, window->base + VIRTIO_MMIO_NOTIFY_OFFSET, q,
+						  virtio_mmio_notify_fd(mmio, q), err);
+	}
+	return result;
+}
+
+static int add_drive(struct machine *machine, unsigned int index, struct error *err)
+{
+	struct machine_drive *drive = &machine->drives[index];
+	struct virtio_block_options options = {
+		.drive_id = drive->id,
+		.slot = machine->slots[index],
+		.memory = &machine->memory,
+		.loop = machine->request.loop,
+		.log = machine->request.log,
+	};
+	int result;
+
+	drive->interrupt_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (drive->interrupt_fd < 0)
+		return error_errno(err, "drive %s: cannot make its interrupt", drive->id);
+	options.interrupt_fd = drive->interrupt_fd;
+	result = virtio_block_create(&drive->block, &options, drive->disk, err);
+	if (result < 0)
+		return result;
+	drive->disk = NULL;
+	return wire_virtio(machine, virtio_block_transport(drive->block), drive->interrupt_fd, options.slot, err);
+}
+
+static int open_console(struct machine *machine, const struct vm_config *config, struct error *err)
+{
+	struct console_options options = {
+		.serial = &machine->serial,
+		.loop = machine->request.loop,
+		.log = machine->request.log,
+		.input_fd = machine->request.options->serial_input ? STDIN_FILENO : -1,
+		.output_fd = STDOUT_FILENO,
+		.output_path = config->has_serial ? config->serial.serial_out_path : NULL,
+		.escape = machine->request.options->serial_escape,
+		.on_escape = on_escape,
+		.context = machine,
+	};
+
+	return console_open(&machine->console, &options, err);
+}
+
+static int build(struct machine *machine, struct error *err)
+{
+	const struct vm_config *config = machine->request.config;
+	struct boot_entry entry = { 0 };
+	int result = memory_create(&machine->memory, config->machine.mem_size_mib * MIB, config->machine.huge_pages, err);
+
+	if (result == 0)
+		result = load_kernel(machine, config, &entry, err);
+	if (result == 0)
+		result = open_disks(machine, config, err);
+	if (result == 0)
+		result = create_vm(machine, config, err);
+	if (result == 0)
+		result = add_legacy_devices(machine, err);
+	for (unsigned int i = 0; result == 0 && i < machine->drive_count; i++)
+		result = add_drive(machine, i, err);
+	if (result == 0)
+		result = vcpus_set_entry(machine->vcpus, &entry, err);
+	if (result == 0)
+		result = loop_add(machine->request.loop, &machine->exit_source, vcpus_exit_fd(machine->vcpus), EPOLLIN,
+				  on_vcpus_exit, err);
+	if (result == 0)
+		result = open_console(machine, config, err);
+	if (result == 0)
+		result = vcpus_start(machine->vcpus, err);
+	return result;
+}
+
+int machine_create(struct machine **out, const struct machine_request *request, struct error *err)
+{
+	struct machine *machine = calloc(1, sizeof(*machine));
+	int result;
+
+	if (!machine)
+		return error_set(err, ENOMEM, "no memory for the machine");
+	machine->request = *request;
+	machine->vm = (struct vm){ .kvm_fd = -1, .fd = -1 };
+	machine->exit_source.fd = -1;
+	machine->drive_count = request->config->drive_count;
+	for (unsigned int i = 0; i < CONFIG_MAX_DRIVES; i++)
+		machine->drives[i].interrupt_fd = -1;
+	result = build(machine, err);
+	if (result < 0) {
+		machine_destroy(machine);
+		return result;
+	}
+	machine->request.config = NULL; /* it was lent for this call */
+	*out = machine;
+	return 0;
+}
+
+static void destroy_drive(struct machine *machine, struct machine_drive *drive)
+{
+	struct error err = { 0 };
+
+	/* Unsafe leaves it to the host's page cache, as it does every flush of the guest. */
+	if (drive->block && disk_cache_type(virtio_block_disk(drive->block)) == CACHE_WRITEBACK &&
+	    virtio_block_flush(drive->block, &err) < 0)
+		log_error(machine->request.log, "drive %s: what the guest wrote last may be lost: %s", drive->id,
+			  err.message);
+	virtio_block_destroy(drive->block);
+	disk_close(drive->disk);
+	close_fd(&drive->interrupt_fd);
+}
+
+void machine_destroy(struct machine *machine)
+{
+	if (!machine)
+		return;
+	loop_remove(machine->request.loop, &machine->exit_source);
+	vcpus_destroy(machine->vcpus);
+	for (unsigned int i = 0; i < machine->drive_count; i++)
+		destroy_drive(machine, &machine->drives[i]);
+	console_close(&machine->console);
+	serial_destroy(&machine->serial);
+	i8042_destroy(&machine->i8042);
+	vm_close(&machine->vm);
+	memory_destroy(&machine->memory);
+	free(machine);
+}
+
+void machine_pause(struct machine *machine)
+{
+	vcpus_pause(machine->vcpus);
+}
+
+void machine_resume(struct machine *machine)
+{
+	vcpus_resume(machine->vcpus);
+}
+
+int machine_send_ctrl_alt_del(struct machine *machine, struct error *err)
+{
+	return i8042_send_ctrl_alt_del(&machine->i8042, err);
+}
+
+int machine_swap_drive(struct machine *machine, unsigned int drive_index, const struct drive_config *config,
+		       struct error *err)
+{
+	struct virtio_block *block = machine->drives[drive_index].block;
+	struct disk *disk;
+	int result = disk_open(&disk, config, VIRTIO_BLOCK_QUEUE_SIZE, virtio_block_disk(block), err);
+
+	if (result < 0)
+		return result;
+	result = virtio_block_set_disk(block, disk, err);
+	if (result < 0)
+		disk_close(disk);
+	return result;
+}
+
+static void set_counter(json_t *object, const char *name, uint64_t value)
+{
+	json_object_set_new(object, name, json_integer((json_int_t)value));
+}
+
+static void collect_drive(struct machine_drive *drive, json_t *metrics)
+{
+	const struct virtio_block_metrics *block = virtio_block_metrics(drive->block);
+	const struct virtio_mmio_metrics *transport = &virtio_block_transport(drive->block)->metrics;
+	char name[CONFIG_MAX_ID_BYTES + 8];
+	json_t *object = json_object();
+
+	set_counter(object, "read_count", block->reads);
+	set_counter(object, "read_bytes", block->read_bytes);
+	set_counter(object, "write_count", block->writes);
+	set_counter(object, "write_bytes", block->written_bytes);
+	set_counter(object, "flush_count", block->flushes);
+	set_counter(object, "discard_count", block->discards);
+	set_counter(object, "discard_bytes", block->discarded_bytes);
+	set_counter(object, "write_zeroes_count", block->write_zeroes);
+	set_counter(object, "write_zeroes_bytes", block->write_zeroes_bytes);
+	set_counter(object, "io_errors", block->io_errors);
+	set_counter(object, "invalid_reqs_count", block->invalid);
+	set_counter(object, "unsupported_reqs_count", block->unsupported);
+	set_counter(object, "malformed_count", block->malformed);
+	set_counter(object, "update_count", block->disk_updates);
+	set_counter(object, "notification_count", transport->notifications);
+	set_counter(object, "interrupt_count", transport->interrupts);
+	set_counter(object, "reset_count", transport->resets);
+	set_counter(object, "needs_reset_count", transport->needs_reset);
+	snprintf(name, sizeof(name), "block_%s", drive->id);
+	json_object_set_new(metrics, name, object);
+}
+
+void machine_collect_metrics(struct machine *machine, json_t *metrics)
+{
+	json_t *uart = json_object(), *i8042 = json_object();
+
+	set_counter(uart, "write_count", machine->serial.metrics.tx_bytes);
+	set_counter(uart, "read_count", machine->serial.metrics.rx_bytes);
+	set_counter(uart, "dropped_count", machine->serial.metrics.dropped_bytes);
+	json_object_set_new(metrics, "uart", uart);
+	set_counter(i8042, "reset_count", machine->i8042.metrics.resets);
+	set_counter(i8042, "ctrl_alt_del_count", machine->i8042.metrics.ctrl_alt_dels);
+	set_counter(i8042, "dropped_count", machine->i8042.metrics.dropped_bytes);
+	json_object_set_new(metrics, "i8042", i8042);
+	for (unsigned int i = 0; i < machine->drive_count; i++)
+		collect_drive(&machine->drives[i], metrics);
+}

@@ -1,0 +1,40 @@
+/*
+ * The machine: everything that exists only between start and end of a guest. vmm.c decides when it is made and what
+ * may be asked of it; machine.c makes it, in the order that costs least.
+ */
+#ifndef MAYFLY_SRC_MACHINE_H
+#define MAYFLY_SRC_MACHINE_H
+
+#include "mayfly/config.h"
+#include "mayfly/loop.h"
+#include "mayfly/vcpu.h"
+#include "mayfly/vmm.h"
+
+struct machine;
+
+struct machine_request {
+	const struct vm_config *config; /* complete and checked; borrowed for the call */
+	const struct vmm_options *options;
+	struct loop *loop; /* these two borrowed for the machine's life */
+	struct log *log;
+	/* Main thread: the guest has ended, or the person at the terminal ended it. */
+	void (*on_end)(void *context, int exit_code);
+	void *context;
+};
+
+/* Loads the kernel, makes the VM and its devices, and lets the guest run. After a failure nothing is left. */
+int machine_create(struct machine **machine, const struct machine_request *request, struct error *err);
+
+/* Stops the vCPUs, finishes and flushes what the drives have, writes out what the serial port has. NULL is fine. */
+void machine_destroy(struct machine *machine);
+
+void machine_pause(struct machine *machine);
+void machine_resume(struct machine *machine);
+int machine_send_ctrl_alt_del(struct machine *machine, struct error *err);
+int machine_swap_drive(struct machine *machine, unsigned int drive_index, const struct drive_config *config,
+		       struct error *err);
+
+/* The devices' counters, as members of `metrics`. */
+void machine_collect_metrics(struct machine *machine, json_t *metrics);
+
+#endif

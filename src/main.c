@@ -1,0 +1,161 @@
+/*
+ * mayfly: the life of the process, from the command line to the exit code.
+ *
+ *   options -> log -> signals -> microVM (nothing of KVM yet) -> API socket -> configured start -> loop -> end
+ *
+ * The API socket is there before a configured guest starts, so that a socket that cannot be had stops everything
+ * before a guest has touched its disks.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "mayfly/api.h"
+#include "mayfly/signals.h"
+#include "mayfly/vmm.h"
+#include "options.h"
+
+struct process {
+	struct log log;
+	struct loop loop;
+	struct signals signals;
+	struct vmm *vmm;
+	struct api_server *api;
+};
+
+static int complain(const struct error *err, int exit_code)
+{
+	fprintf(stderr, "mayfly: %s\n", err->message);
+	return exit_code;
+}
+
+/* SIGTERM and the like: an orderly end, and the exit code that a shell gives to a program which died of it. */
+static void on_end_signal(int signal_number, void *context)
+{
+	struct process *process = context;
+
+	log_info(&process->log, "ended by signal %d", signal_number);
+	loop_stop(&process->loop, 128 + signal_number);
+}
+
+/* What the microVM starts with, when the command line says it: from the config file, or from `mayfly run`. */
+static int configured_start(struct process *process, struct options *options, struct error *err)
+{
+	struct vm_config config = { 0 };
+	int result = 0;
+
+	if (options->command == OPTIONS_RUN)
+		return vmm_set_all(process->vmm, &options->config, err) < 0 ? -EINVAL : vmm_start(process->vmm, err);
+	if (!options->config_file)
+		return 0;
+	result = config_load_vm(options->config_file, &config, err);
+	if (result == 0)
+		result = vmm_set_all(process->vmm, &config, err);
+	config_vm_clear(&config);
+	if (result == 0)
+		result = vmm_start(process->vmm, err);
+	return result < 0 ? error_prefix(err, "config file %s", options->config_file) : 0;
+}
+
+static int set_up(struct process *process, struct options *options, struct error *err)
+{
+	struct vmm_options vmm_options = {
+		.id = options->id,
+		.serial_input = true,
+		.serial_escape = options->command == OPTIONS_RUN,
+		.boot_timer = options->boot_timer,
+		.start_time_us = options->start_time_us,
+	};
+	struct metrics_config metrics = { .metrics_path = (char *)options->metrics_path };
+	int result;
+
+	result = signals_install(&process->log, err);
+	if (result == 0)
+		result = loop_init(&process->loop, err);
+	if (result == 0)
+		result = signals_add_to_loop(&process->signals, &process->loop, on_end_signal, process, err);
+	if (result == 0)
+		result = vmm_create(&process->vmm, &process->loop, &process->log, &vmm_options, err);
+	if (result == 0 && options->has_logger)
+		result = vmm_set_logger(process->vmm, &options->logger, err);
+	if (result == 0 && options->metrics_path)
+		result = vmm_set_metrics(process->vmm, &metrics, err);
+	if (result == 0 && options->api_socket) {
+		struct api_server_options api = { options->api_socket, options->max_payload_bytes };
+
+		result = api_server_create(&process->api, &process->loop, process->vmm, &api, err);
+		if (result == 0)
+			signals_set_socket_path(options->api_socket);
+	}
+	return result;
+}
+
+static void tear_down(struct process *process)
+{
+	if (process->vmm)
+		vmm_destroy(process->vmm);
+	signals_set_socket_path(NULL);
+	api_server_destroy(process->api);
+	signals_remove_from_loop(&process->signals, &process->loop);
+	loop_destroy(&process->loop);
+	log_close(&process->log);
+}
+
+static int run_loop(struct process *process, struct error *err)
+{
+	int result = loop_run(&process->loop);
+
+	if (result >= 0)
+		return result;
+	errno = -result;
+	error_errno(err, "the event loop failed");
+	return VMM_EXIT_ERROR;
+}
+
+static int run_process(struct options *options)
+{
+	struct process process = { .loop = { .epoll_fd = -1 } };
+	struct error err = { 0 };
+	int exit_code;
+
+	log_init(&process.log);
+	/* A service's log should tell its life; a person's terminal belongs to the guest. */
+	process.log.level = options->command == OPTIONS_RUN ? LOG_WARN : LOG_INFO;
+	if (set_up(&process, options, &err) < 0)
+		exit_code = VMM_EXIT_ERROR;
+	else if (configured_start(&process, options, &err) < 0)
+		exit_code = VMM_EXIT_BAD_CONFIG;
+	else
+		exit_code = run_loop(&process, &err);
+	/* First the terminal back, then words on it. */
+	tear_down(&process);
+	return err.code ? complain(&err, exit_code) : exit_code;
+}
+
+int main(int argc, char **argv)
+{
+	struct error err = { 0 };
+	struct options options;
+	int exit_code = VMM_EXIT_OK;
+
+	if (options_parse(&options, argc, argv, &err) < 0) {
+		config_vm_clear(&options.config);
+		return complain(&err, VMM_EXIT_ARGUMENTS);
+	}
+	switch (options.command) {
+	case OPTIONS_HELP:
+		options_print_help();
+		break;
+	case OPTIONS_RUN_HELP:
+		options_print_run_help();
+		break;
+	case OPTIONS_VERSION:
+		printf("Mayfly v%s\n", MAYFLY_VERSION);
+		break;
+	case OPTIONS_MONITOR:
+	case OPTIONS_RUN:
+		exit_code = run_process(&options);
+		break;
+	}
+	config_vm_clear(&options.config);
+	return exit_code;
+}

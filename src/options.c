@@ -1,0 +1,220 @@
+/*
+ * The command line of the monitor: see options.h. `mayfly run` is in options_run.c.
+ */
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "options_private.h"
+
+enum {
+	OPT_API_SOCK = OPTIONS_FIRST_PRIVATE,
+	OPT_NO_API,
+	OPT_CONFIG_FILE,
+	OPT_METRICS_PATH,
+	OPT_BOOT_TIMER,
+	OPT_PAYLOAD,
+	OPT_NO_SECCOMP,
+	OPT_START_TIME_US,
+	OPT_IGNORED_NUMBER,
+	OPT_NOT_YET,
+};
+
+static const struct option long_options[] = {
+	OPTIONS_COMMON,
+	{ "api-sock", required_argument, NULL, OPT_API_SOCK },
+	{ "no-api", no_argument, NULL, OPT_NO_API },
+	{ "config-file", required_argument, NULL, OPT_CONFIG_FILE },
+	{ "metrics-path", required_argument, NULL, OPT_METRICS_PATH },
+	{ "boot-timer", no_argument, NULL, OPT_BOOT_TIMER },
+	{ "http-api-max-payload-size", required_argument, NULL, OPT_PAYLOAD },
+	{ "no-seccomp", no_argument, NULL, OPT_NO_SECCOMP },
+	{ "start-time-us", required_argument, NULL, OPT_START_TIME_US },
+	{ "start-time-cpu-us", required_argument, NULL, OPT_IGNORED_NUMBER },
+	{ "parent-cpu-time-us", required_argument, NULL, OPT_IGNORED_NUMBER },
+	{ "metadata", required_argument, NULL, OPT_NOT_YET },
+	{ "mmds-size-limit", required_argument, NULL, OPT_NOT_YET },
+	{ "seccomp-filter", required_argument, NULL, OPT_NOT_YET },
+	{ "snapshot-version", no_argument, NULL, OPT_NOT_YET },
+	{ "describe-snapshot", required_argument, NULL, OPT_NOT_YET },
+	{ 0 },
+};
+
+void options_print_help(void)
+{
+	fputs("Mayfly " MAYFLY_VERSION ": a minimal virtual machine monitor for Linux/KVM.\n"
+	      "\n"
+	      "  mayfly run --kernel KERNEL ...   boot a guest on this terminal (mayfly run --help)\n"
+	      "  mayfly [options]                 wait for clients of the REST API, or start a config file\n"
+	      "\n"
+	      "The API:\n"
+	      "  --api-sock PATH      listen on this Unix socket (default " OPTIONS_DEFAULT_SOCKET ")\n"
+	      "  --no-api             no socket; needs --config-file\n"
+	      "  --http-api-max-payload-size N\n"
+	      "                       largest request body in bytes (default 51200)\n"
+	      "\n"
+	      "The microVM:\n"
+	      "  --config-file PATH   configure and start what this JSON file says\n"
+	      "  --id ID              name of the microVM: letters, digits and hyphens (default anonymous-instance)\n"
+	      "  --boot-timer         log the time at which the guest says that it is up\n"
+	      "\n"
+	      "Logging:\n"
+	      "  --log-path PATH      file or FIFO of the log (default: standard error)\n"
+	      "  --level LEVEL        Error, Warn, Info, Debug, Trace or Off (default Warn)\n"
+	      "  --module PREFIX      only lines from source files that begin so, such as devices/virtio\n"
+	      "  --show-level         print the level of each line\n"
+	      "  --show-log-origin    print the source file and line of each line\n"
+	      "  --metrics-path PATH  file or FIFO of the metrics\n"
+	      "\n"
+	      "Of the one who starts Mayfly:\n"
+	      "  --start-time-us N    CLOCK_MONOTONIC microseconds at which the start was asked for\n"
+	      "  --start-time-cpu-us N, --parent-cpu-time-us N\n"
+	      "                       taken and not used\n"
+	      "  --no-seccomp         taken; this version installs no filter\n"
+	      "\n"
+	      "  --help, --version\n"
+	      "\n"
+	      "A guest with curl, step by step: see the README and mayfly(1).\n",
+	      stdout);
+}
+
+int options_number(const char *name, const char *text, uint64_t least, uint64_t most, uint64_t *value,
+		   struct error *err)
+{
+	unsigned long long number;
+	char *end;
+
+	errno = 0;
+	number = strtoull(text, &end, 10);
+	if (errno || end == text || *end || *text == '-' || *text == '+' || number < least || number > most)
+		return error_set(err, EINVAL, "%s takes a whole number from %llu to %llu, not '%s'.", name,
+				 (unsigned long long)least, (unsigned long long)most, text);
+	*value = number;
+	return 0;
+}
+
+/* getopt_long says nothing by itself: here is what to type instead. */
+int options_refuse(int code, char **argv, const struct option *known, const char *help, struct error *err)
+{
+	/* With a long option, optind already points behind it. */
+	const char *word = argv[optind - 1];
+
+	if (code == ':')
+		return error_set(err, EINVAL, "%s needs a value behind it. %s lists all options.", word, help);
+	for (const struct option *option = known; option->name; option++) {
+		size_t length = strlen(option->name);
+
+		if (strncmp(word, "--", 2) == 0 && strncmp(word + 2, option->name, length) == 0 &&
+		    word[2 + length] == '=' && option->has_arg == no_argument)
+			return error_set(err, EINVAL, "--%s takes no value: type it alone.", option->name);
+	}
+	return error_set(err, EINVAL, "There is no option %s. %s lists all options.", word, help);
+}
+
+bool options_take_common(struct options *options, int code, const char *argument)
+{
+	switch (code) {
+	case OPTIONS_ID:
+		options->id = argument;
+		return true;
+	case OPTIONS_LOG_PATH:
+		options->logger.log_path = (char *)argument;
+		break;
+	case OPTIONS_LEVEL:
+		options->logger.level = (char *)argument;
+		break;
+	case OPTIONS_MODULE:
+		options->logger.module = (char *)argument;
+		break;
+	case OPTIONS_SHOW_LEVEL:
+		options->logger.show_level = true;
+		break;
+	case OPTIONS_SHOW_ORIGIN:
+		options->logger.show_log_origin = true;
+		break;
+	default:
+		return false;
+	}
+	options->has_logger = true;
+	return true;
+}
+
+static int parse_monitor(struct options *options, int argc, char **argv, struct error *err)
+{
+	bool no_api = false;
+	int code, index = 0, result = 0;
+	uint64_t ignored;
+
+	options->api_socket = OPTIONS_DEFAULT_SOCKET;
+	optind = 1;
+	opterr = 0;
+	while (result == 0 && (code = getopt_long(argc, argv, "+:hV", long_options, &index)) != -1) {
+		if (options_take_common(options, code, optarg))
+			continue;
+		switch (code) {
+		case 'h':
+			options->command = OPTIONS_HELP;
+			return 0;
+		case 'V':
+			options->command = OPTIONS_VERSION;
+			return 0;
+		case OPT_API_SOCK:
+			options->api_socket = optarg;
+			break;
+		case OPT_NO_API:
+			no_api = true;
+			break;
+		case OPT_CONFIG_FILE:
+			options->config_file = optarg;
+			break;
+		case OPT_METRICS_PATH:
+			options->metrics_path = optarg;
+			break;
+		case OPT_BOOT_TIMER:
+			options->boot_timer = true;
+			break;
+		case OPT_PAYLOAD:
+			result = options_number("--http-api-max-payload-size", optarg, 1, 64 * MIB,
+						&options->max_payload_bytes, err);
+			break;
+		case OPT_START_TIME_US:
+			result = options_number("--start-time-us", optarg, 0, UINT64_MAX / 1000, &options->start_time_us,
+						err);
+			break;
+		case OPT_IGNORED_NUMBER:
+			result = options_number(argv[optind - 1], optarg, 0, UINT64_MAX, &ignored, err);
+			break;
+		case OPT_NO_SECCOMP:
+			break;
+		case OPT_NOT_YET:
+			return error_set(err, EINVAL, "--%s is not supported by this version of Mayfly: leave it out.",
+					 long_options[index].name);
+		default:
+			return options_refuse(code, argv, long_options, "mayfly --help", err);
+		}
+	}
+	if (result < 0)
+		return result;
+	if (optind < argc)
+		return error_set(err, EINVAL, "'%s' is not an option. To boot a kernel on this terminal type: mayfly run --kernel %s",
+				 argv[optind], argv[optind]);
+	if (no_api && !options->config_file)
+		return error_set(err, EINVAL, "--no-api needs a microVM to start: add --config-file PATH, or leave --no-api out.");
+	if (no_api)
+		options->api_socket = NULL;
+	return 0;
+}
+
+int options_parse(struct options *options, int argc, char **argv, struct error *err)
+{
+	*options = (struct options){ .command = OPTIONS_MONITOR, .max_payload_bytes = OPTIONS_DEFAULT_PAYLOAD };
+	if (argc > 1 && strcmp(argv[1], "run") == 0) {
+		options->command = OPTIONS_RUN;
+		return options_parse_run(options, argc - 1, argv + 1, err);
+	}
+	if (argc > 1 && strcmp(argv[1], "help") == 0) {
+		options->command = OPTIONS_HELP;
+		return 0;
+	}
+	return parse_monitor(options, argc, argv, err);
+}

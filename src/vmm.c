@@ -1,0 +1,402 @@
+/*
+ * The microVM's life: see include/mayfly/vmm.h.
+ *
+ * Before the start there is only configuration here; nothing of KVM is touched. Files are opened when they are named,
+ * so that the client who named a wrong one hears it at once, and closed again: what a start uses is opened by it.
+ */
+#include <fcntl.h>
+#include <string.h>
+#include <sys/sysinfo.h>
+
+#include "machine.h"
+#include "metrics.h"
+#include "mayfly/disk.h"
+
+#define DEFAULT_ID "anonymous-instance"
+
+struct vmm {
+	struct loop *loop;
+	struct log *log;
+	struct vmm_options options;
+	char id[CONFIG_MAX_ID_BYTES + 1];
+	enum vmm_state state;
+	struct vm_config config;
+	struct machine *machine; /* from the start on */
+	struct metrics metrics;
+};
+
+static const char *const state_names[] = {
+	[VMM_NOT_STARTED] = "Not started",
+	[VMM_RUNNING] = "Running",
+	[VMM_PAUSED] = "Paused",
+};
+
+/* Letters, digits and hyphens: the id becomes a file name and part of log lines. */
+static int set_id(struct vmm *vmm, const char *id, struct error *err)
+{
+	size_t length = strlen(id);
+	static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-";
+
+	if (length == 0 || length > CONFIG_MAX_ID_BYTES || strspn(id, allowed) != length)
+		return error_set(err, EINVAL,
+				 "the id '%s' of the microVM is not made of 1 to %d letters, digits and hyphens", id,
+				 CONFIG_MAX_ID_BYTES);
+	memcpy(vmm->id, id, length + 1);
+	memcpy(vmm->log->id, id, length + 1);
+	return 0;
+}
+
+int vmm_create(struct vmm **out, struct loop *loop, struct log *log, const struct vmm_options *options,
+	       struct error *err)
+{
+	struct vmm *vmm = calloc(1, sizeof(*vmm));
+	int result;
+
+	if (!vmm)
+		return error_set(err, ENOMEM, "no memory for the microVM");
+	vmm->loop = loop;
+	vmm->log = log;
+	vmm->options = *options;
+	result = set_id(vmm, options->id ? options->id : DEFAULT_ID, err);
+	if (result < 0) {
+		free(vmm);
+		return result;
+	}
+	config_machine_defaults(&vmm->config.machine);
+	metrics_init(&vmm->metrics);
+	*out = vmm;
+	return 0;
+}
+
+void vmm_destroy(struct vmm *vmm)
+{
+	struct error err = { 0 };
+
+	if (vmm->metrics.fd >= 0 && vmm_flush_metrics(vmm, &err) < 0)
+		log_error(vmm->log, "the last metrics are lost: %s", err.message);
+	machine_destroy(vmm->machine);
+	metrics_close(&vmm->metrics, vmm->loop);
+	config_vm_clear(&vmm->config);
+	free(vmm);
+}
+
+enum vmm_state vmm_state(const struct vmm *vmm)
+{
+	return vmm->state;
+}
+
+const char *vmm_state_name(enum vmm_state state)
+{
+	return state_names[state];
+}
+
+const char *vmm_id(const struct vmm *vmm)
+{
+	return vmm->id;
+}
+
+const struct vm_config *vmm_config(const struct vmm *vmm)
+{
+	return &vmm->config;
+}
+
+struct log *vmm_log(struct vmm *vmm)
+{
+	return vmm->log;
+}
+
+static int need_not_started(const struct vmm *vmm, struct error *err)
+{
+	if (vmm->state == VMM_NOT_STARTED)
+		return 0;
+	return error_set(err, EPERM, "The requested operation is not supported after starting the microVM.");
+}
+
+static int need_started(const struct vmm *vmm, struct error *err)
+{
+	if (vmm->state != VMM_NOT_STARTED)
+		return 0;
+	return error_set(err, EPERM, "The requested operation is not supported before starting the microVM.");
+}
+
+/* Says now what a start would say later. O_NONBLOCK: a FIFO must not hang the monitor. */
+static int check_readable(const char *path, const char *what, struct error *err)
+{
+	cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+
+	return fd < 0 ? error_errno(err, "The %s file cannot be opened", what) : 0;
+}
+
+int vmm_set_boot_source(struct vmm *vmm, const struct boot_source_config *config, struct error *err)
+{
+	int result = need_not_started(vmm, err);
+
+	if (result == 0)
+		result = check_readable(config->kernel_image_path, "kernel", err);
+	if (result == 0 && config->initrd_path)
+		result = check_readable(config->initrd_path, "initrd", err);
+	if (result == 0 && config_copy(&config_boot_source_object, &vmm->config.boot_source, config) < 0)
+		result = error_set(err, ENOMEM, "no memory for the boot source");
+	if (result == 0)
+		vmm->config.has_boot_source = true;
+	return result;
+}
+
+/* More than the host has could never be backed; the guest would be killed in the middle of its work. */
+static int check_host_memory(const struct machine_config *config, struct error *err)
+{
+	struct sysinfo info;
+	uint64_t host_mib;
+
+	if (sysinfo(&info) < 0)
+		return error_errno(err, "the host does not say how much memory it has");
+	host_mib = (uint64_t)info.totalram * info.mem_unit / MIB;
+	if (config->mem_size_mib > host_mib)
+		return error_set(err, EINVAL, "The memory size of %llu MiB is more than the %llu MiB that this host has.",
+				 (unsigned long long)config->mem_size_mib, (unsigned long long)host_mib);
+	return 0;
+}
+
+int vmm_set_machine(struct vmm *vmm, const struct machine_config *config, struct error *err)
+{
+	int result = need_not_started(vmm, err);
+
+	if (result == 0)
+		result = config_machine_check(config, err);
+	if (result == 0)
+		result = check_host_memory(config, err);
+	if (result == 0 && config_copy(&config_machine_object, &vmm->config.machine, config) < 0)
+		result = error_set(err, ENOMEM, "no memory for the machine configuration");
+	return result;
+}
+
+/* The index of a drive, or drive_count when there is none of that id. */
+static unsigned int find_drive(const struct vm_config *config, const char *drive_id)
+{
+	unsigned int index = 0;
+
+	while (index < config->drive_count && strcmp(config->drives[index].drive_id, drive_id) != 0)
+		index++;
+	return index;
+}
+
+static int check_drive(const struct vmm *vmm, const struct drive_config *config, unsigned int index, struct error *err)
+{
+	int result = config_drive_check(config, err);
+
+	if (result < 0)
+		return result;
+	if (index == CONFIG_MAX_DRIVES)
+		return error_set(err, ENOSPC, "drive %s: a microVM has at most %d drives", config->drive_id,
+				 CONFIG_MAX_DRIVES);
+	for (unsigned int i = 0; config->is_root_device && i < vmm->config.drive_count; i++) {
+		if (i != index && vmm->config.drives[i].is_root_device)
+			return error_set(err, EEXIST, "A root block device already exists");
+	}
+	return disk_check(config, err);
+}
+
+int vmm_set_drive(struct vmm *vmm, const struct drive_config *config, struct error *err)
+{
+	unsigned int index = find_drive(&vmm->config, config->drive_id);
+	int result = need_not_started(vmm, err);
+
+	if (result == 0)
+		result = check_drive(vmm, config, index, err);
+	if (result == 0 && config_copy(&config_drive_object, &vmm->config.drives[index], config) < 0)
+		result = error_set(err, ENOMEM, "no memory for drive %s", config->drive_id);
+	if (result == 0 && index == vmm->config.drive_count)
+		vmm->config.drive_count++;
+	return result;
+}
+
+int vmm_set_serial(struct vmm *vmm, const struct serial_config *config, struct error *err)
+{
+	int result = need_not_started(vmm, err);
+
+	if (result == 0 && config_copy(&config_serial_object, &vmm->config.serial, config) < 0)
+		result = error_set(err, ENOMEM, "no memory for the serial configuration");
+	if (result == 0)
+		vmm->config.has_serial = true;
+	return result;
+}
+
+int vmm_set_logger(struct vmm *vmm, const struct logger_config *config, struct error *err)
+{
+	enum log_level level = vmm->log->level;
+	int result = need_not_started(vmm, err);
+
+	if (result == 0)
+		result = config_logger_check(config, err);
+	if (result == 0 && config->level && !log_level_parse(config->level, &level))
+		result = error_set(err, EINVAL, "logger: '%s' is not a level", config->level);
+	if (result == 0 && config->module && strlen(config->module) >= sizeof(vmm->log->module))
+		result = error_set(err, EINVAL, "logger: the module is longer than %zu bytes",
+				   sizeof(vmm->log->module) - 1);
+	if (result == 0 && config->log_path)
+		result = log_open(vmm->log, config->log_path, err);
+	if (result == 0 && config_copy(&config_logger_object, &vmm->config.logger, config) < 0)
+		result = error_set(err, ENOMEM, "no memory for the logger configuration");
+	if (result < 0)
+		return result;
+	vmm->config.has_logger = true;
+	vmm->log->level = level;
+	vmm->log->show_level = config->show_level;
+	vmm->log->show_origin = config->show_log_origin;
+	if (config->module)
+		strcpy(vmm->log->module, config->module);
+	return 0;
+}
+
+int vmm_set_metrics(struct vmm *vmm, const struct metrics_config *config, struct error *err)
+{
+	int result = need_not_started(vmm, err);
+
+	if (result == 0)
+		result = metrics_open(&vmm->metrics, config->metrics_path, err);
+	if (result == 0 && config_copy(&config_metrics_object, &vmm->config.metrics, config) < 0)
+		result = error_set(err, ENOMEM, "no memory for the metrics configuration");
+	if (result == 0)
+		vmm->config.has_metrics = true;
+	return result;
+}
+
+int vmm_set_all(struct vmm *vmm, const struct vm_config *config, struct error *err)
+{
+	int result = 0;
+
+	if (config->has_logger)
+		result = vmm_set_logger(vmm, &config->logger, err);
+	if (result == 0 && config->has_metrics)
+		result = vmm_set_metrics(vmm, &config->metrics, err);
+	if (result == 0 && config->has_boot_source)
+		result = vmm_set_boot_source(vmm, &config->boot_source, err);
+	if (result == 0)
+		result = vmm_set_machine(vmm, &config->machine, err);
+	for (unsigned int i = 0; result == 0 && i < config->drive_count; i++) {
+		/* To a client a second PUT replaces the first; in one file it can only be a mistake. */
+		if (find_drive(&vmm->config, config->drives[i].drive_id) < vmm->config.drive_count)
+			return error_set(err, EEXIST, "the drive id %s is used twice", config->drives[i].drive_id);
+		result = vmm_set_drive(vmm, &config->drives[i], err);
+	}
+	if (result == 0 && config->has_serial)
+		result = vmm_set_serial(vmm, &config->serial, err);
+	return result;
+}
+
+int vmm_patch_drive(struct vmm *vmm, const char *drive_id, const char *path_on_host, struct error *err)
+{
+	unsigned int index = find_drive(&vmm->config, drive_id);
+	struct drive_config *drive = &vmm->config.drives[index];
+	struct drive_config changed;
+	int result = need_started(vmm, err);
+	char *path;
+
+	if (result < 0)
+		return result;
+	if (index == vmm->config.drive_count)
+		return error_set(err, ENOENT, "there is no drive %s", drive_id);
+	if (!path_on_host)
+		return 0;
+	path = strdup(path_on_host);
+	if (!path)
+		return error_set(err, ENOMEM, "no memory for drive %s", drive_id);
+	changed = *drive;
+	changed.path_on_host = path;
+	result = machine_swap_drive(vmm->machine, index, &changed, err);
+	if (result < 0) {
+		free(path);
+		return result;
+	}
+	free(drive->path_on_host);
+	drive->path_on_host = path;
+	return 0;
+}
+
+static void on_end(void *context, int exit_code)
+{
+	struct vmm *vmm = context;
+
+	loop_stop(vmm->loop, exit_code);
+}
+
+int vmm_start(struct vmm *vmm, struct error *err)
+{
+	struct machine_request request = {
+		.config = &vmm->config,
+		.options = &vmm->options,
+		.loop = vmm->loop,
+		.log = vmm->log,
+		.on_end = on_end,
+		.context = vmm,
+	};
+	int result = need_not_started(vmm, err);
+
+	if (result < 0)
+		return result;
+	if (!vmm->config.has_boot_source)
+		return error_set(err, EINVAL, "Cannot start microvm without kernel configuration.");
+	result = machine_create(&vmm->machine, &request, err);
+	if (result < 0)
+		return result;
+	vmm->state = VMM_RUNNING;
+	log_info(vmm->log, "the microVM runs: %llu vCPUs, %llu MiB, %u drives",
+		 (unsigned long long)vmm->config.machine.vcpu_count,
+		 (unsigned long long)vmm->config.machine.mem_size_mib, vmm->config.drive_count);
+	if (vmm->metrics.fd >= 0) {
+		struct error metrics_err = { 0 };
+
+		/* The guest runs; that nobody takes its metrics must not end it. */
+		if (metrics_start_timer(&vmm->metrics, vmm->loop, vmm, &metrics_err) < 0 ||
+		    vmm_flush_metrics(vmm, &metrics_err) < 0)
+			log_error(vmm->log, "metrics: %s", metrics_err.message);
+	}
+	return 0;
+}
+
+int vmm_pause(struct vmm *vmm, struct error *err)
+{
+	int result = need_started(vmm, err);
+
+	if (result == 0 && vmm->state == VMM_RUNNING) {
+		machine_pause(vmm->machine);
+		vmm->state = VMM_PAUSED;
+	}
+	return result;
+}
+
+int vmm_resume(struct vmm *vmm, struct error *err)
+{
+	int result = need_started(vmm, err);
+
+	if (result == 0 && vmm->state == VMM_PAUSED) {
+		machine_resume(vmm->machine);
+		vmm->state = VMM_RUNNING;
+	}
+	return result;
+}
+
+int vmm_send_ctrl_alt_del(struct vmm *vmm, struct error *err)
+{
+	int result = need_started(vmm, err);
+
+	return result < 0 ? result : machine_send_ctrl_alt_del(vmm->machine, err);
+}
+
+int vmm_flush_metrics(struct vmm *vmm, struct error *err)
+{
+	json_t *values;
+	int result = need_started(vmm, err);
+
+	if (result < 0)
+		return result;
+	if (vmm->metrics.fd < 0)
+		return error_set(err, EINVAL, "There are no metrics to flush: name a metrics_path (PUT /metrics) before the start.");
+	values = metrics_collect(&vmm->metrics, vmm->log);
+	if (!values)
+		return error_set(err, ENOMEM, "no memory for the metrics");
+	machine_collect_metrics(vmm->machine, values);
+	result = metrics_write(&vmm->metrics, values, err);
+	json_decref(values);
+	return result;
+}

@@ -1,0 +1,191 @@
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "mayfly/layout.h"
+#include "mayfly/memory.h"
+
+#define PAGE PAGE_SIZE_BYTES
+
+static struct memory make_memory(uint64_t size)
+{
+	struct memory memory;
+	struct error err = { 0 };
+
+	cr_assert_eq(memory_create(&memory, size, HUGE_PAGES_NONE, &err), 0, "%s", err.message);
+	return memory;
+}
+
+/* A file whose byte at offset n is n % 251. */
+static int make_file(size_t length)
+{
+	int fd = memfd_create("test", MFD_CLOEXEC);
+	uint8_t *bytes = malloc(length);
+
+	for (size_t i = 0; i < length; i++)
+		bytes[i] = (uint8_t)(i % 251);
+	cr_assert_eq(write(fd, bytes, length), (ssize_t)length);
+	free(bytes);
+	return fd;
+}
+
+Test(memory, small_memory_is_one_region)
+{
+	struct memory memory = make_memory(16 * MIB);
+
+	cr_assert_eq(memory.region_count, 1);
+	cr_assert(memory_span(&memory, 0, 16 * MIB));
+	cr_assert(memory_span(&memory, 16 * MIB - 1, 1));
+	cr_assert_null(memory_span(&memory, 16 * MIB, 1));
+	cr_assert_null(memory_span(&memory, 16 * MIB - 1, 2));
+	memory_destroy(&memory);
+}
+
+Test(memory, the_mmio_gap_splits_large_memory)
+{
+	struct memory memory = make_memory(LAYOUT_MMIO_GAP_START + 512 * MIB);
+
+	cr_assert_eq(memory.region_count, 2);
+	cr_assert(memory_span(&memory, LAYOUT_MMIO_GAP_START - 1, 1));
+	cr_assert_null(memory_span(&memory, LAYOUT_MMIO_GAP_START - 1, 2));
+	cr_assert_null(memory_span(&memory, LAYOUT_MMIO_GAP_START, 1));
+	cr_assert_null(memory_span(&memory, LAYOUT_MMIO_GAP_END - 1, 1));
+	cr_assert(memory_span(&memory, LAYOUT_MMIO_GAP_END, 512 * MIB));
+	cr_assert_null(memory_span(&memory, LAYOUT_MMIO_GAP_END, 512 * MIB + 1));
+	memory_destroy(&memory);
+}
+
+Test(memory, wrapping_and_empty_ranges_are_refused)
+{
+	struct memory memory = make_memory(16 * MIB);
+
+	cr_assert_null(memory_span(&memory, 0, 0));
+	cr_assert_null(memory_span(&memory, UINT64_MAX, 1));
+	cr_assert_null(memory_span(&memory, UINT64_MAX - 1, 16));
+	cr_assert_null(memory_span(&memory, 4096, UINT64_MAX));
+	cr_assert_null(memory_span(&memory, 4096, UINT64_MAX - 4095));
+	memory_destroy(&memory);
+	cr_assert_null(memory_span(&memory, 0, 1));
+}
+
+Test(memory, read_and_write_copy_or_refuse_whole)
+{
+	struct memory memory = make_memory(16 * MIB);
+	uint32_t value = 0x12345678, back = 0;
+
+	cr_assert(memory_write(&memory, 100, &value, 4));
+	cr_assert(memory_read(&memory, 100, &back, 4));
+	cr_assert_eq(back, value);
+	cr_assert_not(memory_write(&memory, 16 * MIB - 2, &value, 4));
+	cr_assert(memory_read(&memory, 16 * MIB - 2, &back, 2));
+	cr_assert_eq(back & 0xffff, 0);
+	memory_destroy(&memory);
+}
+
+Test(memory, odd_sizes_are_refused)
+{
+	struct memory memory;
+	struct error err = { 0 };
+
+	cr_assert_eq(memory_create(&memory, 0, HUGE_PAGES_NONE, &err), -EINVAL);
+	cr_assert_eq(memory_create(&memory, 4097, HUGE_PAGES_NONE, &err), -EINVAL);
+	cr_assert_eq(memory_create(&memory, 3 * MIB, HUGE_PAGES_2M, &err), -EINVAL);
+	cr_assert_eq(memory_create(&memory, UINT64_MAX & ~0xfffULL, HUGE_PAGES_NONE, &err), -EINVAL);
+	cr_assert_eq(memory.region_count, 0);
+}
+
+Test(memory, missing_huge_pages_are_explained)
+{
+	struct memory memory;
+	struct error err = { 0 };
+
+	/* More than any pool that a test machine may have. */
+	cr_assert_eq(memory_create(&memory, 1ULL << 42, HUGE_PAGES_2M, &err), -ENOMEM);
+	cr_assert(strstr(err.message, "vm.nr_hugepages"), "%s", err.message);
+}
+
+/* Whether the page at `hva` is mapped from a file, as the kernel sees it. */
+static bool is_file_mapping(const void *hva)
+{
+	FILE *maps = fopen("/proc/self/maps", "r");
+	char line[512];
+	bool found = false;
+
+	while (fgets(line, sizeof(line), maps)) {
+		unsigned long start, end;
+
+		if (sscanf(line, "%lx-%lx", &start, &end) == 2 && (uintptr_t)hva >= start && (uintptr_t)hva < end)
+			found = strstr(line, "memfd:test");
+	}
+	fclose(maps);
+	return found;
+}
+
+Test(memory, aligned_pages_of_a_file_are_mapped_and_the_tail_is_read)
+{
+	struct memory memory = make_memory(16 * MIB);
+	int fd = make_file(3 * PAGE);
+	uint8_t *at = memory_span(&memory, MIB, 3 * PAGE);
+
+	at[2 * PAGE + 100] = 0x77;
+	cr_assert_eq(memory_load_file(&memory, MIB, fd, 0, 2 * PAGE + 100, "file", NULL), 0);
+	cr_assert(is_file_mapping(at));
+	cr_assert(is_file_mapping(at + PAGE));
+	cr_assert_not(is_file_mapping(at + 2 * PAGE));
+	for (size_t i = 0; i < 2 * PAGE + 100; i++)
+		cr_assert_eq(at[i], i % 251);
+	cr_assert_eq(at[2 * PAGE + 100], 0x77, "what lies behind the range keeps its value");
+	memory_destroy(&memory);
+	close(fd);
+}
+
+Test(memory, the_guest_writes_its_own_copy)
+{
+	struct memory memory = make_memory(16 * MIB);
+	int fd = make_file(PAGE);
+	uint8_t *at = memory_span(&memory, MIB, PAGE), byte;
+
+	cr_assert_eq(memory_load_file(&memory, MIB, fd, 0, PAGE, "file", NULL), 0);
+	at[5] = 0xee;
+	cr_assert_eq(pread(fd, &byte, 1, 5), 1);
+	cr_assert_eq(byte, 5);
+	memory_destroy(&memory);
+	close(fd);
+}
+
+Test(memory, unaligned_ranges_are_read)
+{
+	struct memory memory = make_memory(16 * MIB);
+	int fd = make_file(3 * PAGE);
+	uint8_t *at = memory_span(&memory, MIB + 8, 2 * PAGE);
+
+	cr_assert_eq(memory_load_file(&memory, MIB + 8, fd, 3, 2 * PAGE, "file", NULL), 0);
+	cr_assert_not(is_file_mapping(at));
+	for (size_t i = 0; i < 2 * PAGE; i++)
+		cr_assert_eq(at[i], (i + 3) % 251);
+	memory_destroy(&memory);
+	close(fd);
+}
+
+Test(memory, a_short_file_is_refused_by_name)
+{
+	struct memory memory = make_memory(16 * MIB);
+	struct error err = { 0 };
+	int fd = make_file(PAGE);
+
+	cr_assert_eq(memory_load_file(&memory, MIB, fd, 0, PAGE + 1, "kernel k", &err), -EINVAL);
+	cr_assert(strstr(err.message, "kernel k"));
+	cr_assert_eq(memory_load_file(&memory, MIB, fd, UINT64_MAX - 10, 100, "kernel k", &err), -EINVAL);
+	cr_assert_eq(memory_load_file(&memory, 16 * MIB - 4, fd, 0, 100, "kernel k", &err), -EINVAL);
+	memory_destroy(&memory);
+	close(fd);
+}
+
+Test(memory, a_span_ends_at_a_guard, .signal = SIGSEGV)
+{
+	struct memory memory = make_memory(16 * MIB);
+	volatile uint8_t *end = (uint8_t *)memory_span(&memory, 0, 1) + 16 * MIB;
+
+	*end = 1;
+}
