@@ -1,0 +1,203 @@
+#include <criterion/criterion.h>
+#include <string.h>
+
+#include "src/options.h"
+
+#define MAX_WORDS 32
+
+/* Parses "mayfly WORD WORD ...": words are separated by single spaces. */
+static int parse(struct options *options, struct error *err, const char *words)
+{
+	static char text[1024];
+	static char *argv[MAX_WORDS];
+	int argc = 0;
+
+	memset(err, 0, sizeof(*err));
+	strcpy(text, words);
+	for (char *word = strtok(text, " "); word; word = strtok(NULL, " "))
+		argv[argc++] = word;
+	argv[argc] = NULL;
+	return options_parse(options, argc, argv, err);
+}
+
+static struct options good(const char *words)
+{
+	struct options options;
+	struct error err;
+
+	cr_assert_eq(parse(&options, &err, words), 0, "%s: %s", words, err.message);
+	return options;
+}
+
+static const char *bad(const char *words)
+{
+	static struct error err;
+	struct options options;
+
+	cr_assert_lt(parse(&options, &err, words), 0, "%s was taken", words);
+	config_vm_clear(&options.config);
+	return err.message;
+}
+
+Test(options, without_words_the_api_listens_at_its_default_place)
+{
+	struct options options = good("mayfly");
+
+	cr_assert_eq(options.command, OPTIONS_MONITOR);
+	cr_assert_str_eq(options.api_socket, "/run/mayfly.socket");
+	cr_assert_eq(options.max_payload_bytes, 51200);
+}
+
+Test(options, every_option_of_the_monitor_is_taken)
+{
+	struct options options =
+		good("mayfly --api-sock /a --id x-1 --config-file /c --log-path /l --level Debug --module src --show-level "
+		     "--show-log-origin --metrics-path /m --boot-timer --http-api-max-payload-size 100 --no-seccomp "
+		     "--start-time-us 5 --start-time-cpu-us 6 --parent-cpu-time-us 7");
+
+	cr_assert_str_eq(options.api_socket, "/a");
+	cr_assert_str_eq(options.id, "x-1");
+	cr_assert_str_eq(options.config_file, "/c");
+	cr_assert(options.has_logger);
+	cr_assert_str_eq(options.logger.log_path, "/l");
+	cr_assert_str_eq(options.logger.level, "Debug");
+	cr_assert_str_eq(options.logger.module, "src");
+	cr_assert(options.logger.show_level && options.logger.show_log_origin);
+	cr_assert_str_eq(options.metrics_path, "/m");
+	cr_assert(options.boot_timer);
+	cr_assert_eq(options.max_payload_bytes, 100);
+	cr_assert_eq(options.start_time_us, 5);
+}
+
+Test(options, values_may_follow_an_equals_sign)
+{
+	cr_assert_str_eq(good("mayfly --api-sock=/a").api_socket, "/a");
+}
+
+Test(options, no_api_needs_a_config_file)
+{
+	cr_assert_null(good("mayfly --no-api --config-file /c").api_socket);
+	cr_assert(strstr(bad("mayfly --no-api"), "--config-file"));
+}
+
+Test(options, wrong_use_says_what_to_type)
+{
+	cr_assert(strstr(bad("mayfly --colour"), "no option --colour"));
+	cr_assert(strstr(bad("mayfly --colour"), "mayfly --help"));
+	cr_assert(strstr(bad("mayfly --api-sock"), "--api-sock needs a value"));
+	cr_assert(strstr(bad("mayfly --no-api=yes"), "--no-api takes no value"));
+	cr_assert(strstr(bad("mayfly vmlinux"), "mayfly run --kernel vmlinux"));
+	cr_assert(strstr(bad("mayfly --http-api-max-payload-size 0"), "from 1 to"));
+	cr_assert(strstr(bad("mayfly --http-api-max-payload-size ten"), "'ten'"));
+	cr_assert(strstr(bad("mayfly --start-time-us -5"), "'-5'"));
+	cr_assert(strstr(bad("mayfly -x"), "no option -x"));
+}
+
+Test(options, what_this_version_lacks_is_refused_by_name)
+{
+	cr_assert(strstr(bad("mayfly --metadata /m"), "--metadata is not supported"));
+	cr_assert(strstr(bad("mayfly --seccomp-filter /f"), "--seccomp-filter is not supported"));
+	cr_assert(strstr(bad("mayfly --describe-snapshot /s"), "--describe-snapshot is not supported"));
+	cr_assert(strstr(bad("mayfly --snapshot-version"), "--snapshot-version is not supported"));
+	cr_assert(strstr(bad("mayfly --mmds-size-limit 5"), "--mmds-size-limit is not supported"));
+}
+
+Test(options, help_and_version)
+{
+	cr_assert_eq(good("mayfly --help").command, OPTIONS_HELP);
+	cr_assert_eq(good("mayfly help").command, OPTIONS_HELP);
+	cr_assert_eq(good("mayfly --version").command, OPTIONS_VERSION);
+	cr_assert_eq(good("mayfly run --help").command, OPTIONS_RUN_HELP);
+}
+
+Test(options, run_fills_a_configuration)
+{
+	struct options options =
+		good("mayfly run --kernel k --initrd i --drive a,ro --drive b,async,root --cpus 4 --mem 2G -- quiet init=/x");
+	struct vm_config *config = &options.config;
+
+	cr_assert_eq(options.command, OPTIONS_RUN);
+	cr_assert_null(options.api_socket);
+	cr_assert_str_eq(config->boot_source.kernel_image_path, "k");
+	cr_assert_str_eq(config->boot_source.initrd_path, "i");
+	cr_assert(strstr(config->boot_source.boot_args, "console=ttyS0"));
+	cr_assert(strstr(config->boot_source.boot_args, " quiet init=/x"));
+	cr_assert_eq(config->machine.vcpu_count, 4);
+	cr_assert_eq(config->machine.mem_size_mib, 2048);
+	cr_assert_eq(config->drive_count, 2);
+	cr_assert_str_eq(config->drives[0].path_on_host, "a");
+	cr_assert(config->drives[0].is_read_only && !config->drives[0].is_root_device);
+	cr_assert_str_eq(config->drives[1].path_on_host, "b");
+	cr_assert(config->drives[1].is_root_device);
+	cr_assert_eq(config->drives[1].io_engine, IO_ENGINE_ASYNC);
+	cr_assert_str_eq(config->drives[1].drive_id, "drive1");
+	config_vm_clear(config);
+}
+
+Test(options, the_first_drive_is_the_root_unless_something_else_is)
+{
+	struct options options = good("mayfly run --kernel k --drive a --drive b");
+
+	cr_assert(options.config.drives[0].is_root_device);
+	config_vm_clear(&options.config);
+	options = good("mayfly run --kernel k --drive a --drive b,root");
+	cr_assert_not(options.config.drives[0].is_root_device);
+	config_vm_clear(&options.config);
+	options = good("mayfly run --kernel k --initrd i --drive a");
+	cr_assert_not(options.config.drives[0].is_root_device);
+	config_vm_clear(&options.config);
+	options = good("mayfly run --kernel k --drive a -- root=/dev/vda1");
+	cr_assert_not(options.config.drives[0].is_root_device);
+	config_vm_clear(&options.config);
+}
+
+Test(options, a_comma_in_a_file_name_is_kept)
+{
+	struct options options = good("mayfly run --kernel k --drive a,b.img,ro");
+
+	cr_assert_str_eq(options.config.drives[0].path_on_host, "a,b.img");
+	config_vm_clear(&options.config);
+}
+
+Test(options, memory_sizes)
+{
+	static const struct {
+		const char *text;
+		uint64_t mib;
+	} sizes[] = { { "256", 256 }, { "256M", 256 }, { "256MiB", 256 }, { "3G", 3072 }, { "1GiB", 1024 } };
+	char words[64];
+
+	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
+		struct options options;
+
+		strcpy(words, "mayfly run --kernel k --mem ");
+		strcat(words, sizes[i].text);
+		options = good(words);
+		cr_assert_eq(options.config.machine.mem_size_mib, sizes[i].mib);
+		config_vm_clear(&options.config);
+	}
+	cr_assert(strstr(bad("mayfly run --kernel k --mem 256K"), "'256K'"));
+	cr_assert(strstr(bad("mayfly run --kernel k --mem -1"), "'-1'"));
+	cr_assert(strstr(bad("mayfly run --kernel k --mem M"), "'M'"));
+	cr_assert(strstr(bad("mayfly run --kernel k --mem 99999999999999999999"), "--mem"));
+}
+
+Test(options, run_refuses_wrong_use_with_a_sentence)
+{
+	cr_assert(strstr(bad("mayfly run"), "mayfly run --kernel FILE"));
+	cr_assert(strstr(bad("mayfly run --kernel a --kernel b"), "given once"));
+	cr_assert(strstr(bad("mayfly run --kernel k --cpus 0"), "from 1 to 32"));
+	cr_assert(strstr(bad("mayfly run --kernel k --cpus 33"), "from 1 to 32"));
+	cr_assert(strstr(bad("mayfly run --kernel k --drive ,ro"), "--drive needs a file"));
+	cr_assert(strstr(bad("mayfly run --kernel k quiet"), "-- quiet"));
+	cr_assert(strstr(bad("mayfly run --kernel k --disk d"), "no option --disk"));
+}
+
+Test(options, more_drives_than_slots_are_refused)
+{
+	char words[1024] = "mayfly run --kernel k";
+
+	for (int i = 0; i < CONFIG_MAX_DRIVES + 1; i++)
+		strcat(words, i < 13 ? " --drive=a" : " --drive=b");
+	cr_assert(strstr(bad(words), "at most"));
+}
