@@ -1,15 +1,71 @@
-/* The host's side of the serial port: see mayfly/console.h. */
-#include "mayfly/console.h"
+/*
+ * The console's life. Three things wake it: the serial port (output is there, input was taken), the
+ * sink (its reader takes more), the source (input, or the pause after a burst is over).
+ */
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "console_private.h"
+
+uint64_t console_now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000ULL + (uint64_t)now.tv_nsec;
+}
+
+int console_reopen(int fd, int flags)
+{
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return open(path, flags | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+}
+
+static void handle_wake(struct loop_source *source, uint32_t events)
+{
+	struct console *console = container_of(source, struct console, wake);
+	uint64_t count;
+
+	/* First this, then look: what comes in between wakes once more. */
+	if (read(console->options.serial->host_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
+		return;
+	console_output_drain(console);
+	console_input_taken(console);
+}
 
 int console_open(struct console *console, const struct console_options *options, struct error *err)
 {
-	return error_set(err, ENOSYS, "console: not there yet");
+	int ret;
+
+	memset(console, 0, sizeof(*console));
+	console->options = *options;
+	console->open = true;
+	console->wake.fd = -1;
+	console->output.fd = console->output.writable.fd = -1;
+	console->input.fd = console->input.pace_fd = console->input.continued_fd = -1;
+	console->input.readable.fd = console->input.pace.fd = console->input.continued.fd = -1;
+	ret = console_output_open(console, err);
+	if (ret == 0)
+		ret = console_input_open(console, err);
+	if (ret == 0)
+		ret = loop_add(options->loop, &console->wake, options->serial->host_fd, EPOLLIN,
+			       handle_wake, err);
+	if (ret < 0)
+		console_close(console);
+	return ret;
 }
 
 void console_close(struct console *console)
 {
-}
-
-void console_restore(void)
-{
+	if (!console->open)
+		return;
+	console->open = false;
+	loop_remove(console->options.loop, &console->wake);
+	/* The terminal first: it must not stay raw while a stalled reader is waited for. */
+	console_input_close(console);
+	console_output_close(console);
 }

@@ -13,68 +13,88 @@
 #include "mayfly/loop.h"
 #include "mayfly/serial.h"
 
-#define CONSOLE_DRAIN_MS    1000
-#define CONSOLE_CHUNK_BYTES 2048
+#define CONSOLE_DRAIN_MS 1000
 
 struct console_options {
 	struct serial *serial; /* borrowed, as are loop and log: they outlive the console */
 	struct loop *loop;
 	struct log *log;
-	int input_fd;  /* usually STDIN_FILENO, borrowed; -1: no input */
-	int output_fd; /* usually STDOUT_FILENO, borrowed; used when there is no output_path */
-	const char *output_path; /* file (made with mode 0600 when missing, else appended to) or
-				    FIFO; NULL: none */
-	bool escape; /* on a terminal: Ctrl-A x calls on_escape, Ctrl-A Ctrl-A and Ctrl-A a send a
-			Ctrl-A */
+	int input_fd;		 /* usually STDIN_FILENO, borrowed; -1: no input */
+	int output_fd;		 /* usually STDOUT_FILENO, borrowed; unused with an output_path */
+	const char *output_path; /* file (made, mode 0600, or appended to) or FIFO; NULL: none */
+	/*
+	 * On a terminal: Ctrl-A x calls on_escape from the loop; Ctrl-A Ctrl-A and Ctrl-A a send
+	 * one Ctrl-A; Ctrl-A and any other key go to the guest as they are.
+	 */
+	bool escape;
 	void (*on_escape)(void *context);
 	void *context;
 };
 
 enum console_sink {
 	CONSOLE_SINK_NONE,     /* gone or never there: output is dropped and counted */
-	CONSOLE_SINK_FILE,     /* never blocks */
-	CONSOLE_SINK_NONBLOCK, /* our own O_NONBLOCK description */
+	CONSOLE_SINK_FILE,     /* never makes us wait */
+	CONSOLE_SINK_NONBLOCK, /* an open file description of our own, with O_NONBLOCK */
 	CONSOLE_SINK_SOCKET,   /* shared description: MSG_DONTWAIT */
-	CONSOLE_SINK_POLLED,   /* shared description: poll, then at most PIPE_BUF bytes */
+	CONSOLE_SINK_POLLED,   /* shared description: poll, then no more than surely fits */
+};
+
+struct console_output {
+	enum console_sink sink;
+	struct loop_source writable; /* in the loop while the reader stalls */
+	int fd;
+	bool owned;
+	size_t piece_bytes; /* CONSOLE_SINK_POLLED: what fits when poll says that something does */
+	bool failing;	    /* the last write failed, and the log has it */
+};
+
+enum console_source {
+	CONSOLE_SOURCE_NONE,	 /* no input, or its end was reached */
+	CONSOLE_SOURCE_TERMINAL, /* used while this process is in its foreground */
+	CONSOLE_SOURCE_STREAM,	 /* pipe, FIFO, device */
+	CONSOLE_SOURCE_SOCKET,
+	CONSOLE_SOURCE_FILE, /* cannot be waited for: read when the guest has room */
+};
+
+struct console_input {
+	enum console_source source;
+	struct loop_source readable;
+	struct loop_source pace;      /* the timer between two bursts */
+	struct loop_source continued; /* terminal: SIGCONT */
+	int fd, pace_fd, continued_fd;
+	bool owned;
+	bool pausing;	    /* the timer runs: nothing is read until then */
+	bool escape_seen;   /* a Ctrl-A waits for its second key */
+	size_t burst_bytes; /* given to the guest since it last had taken everything */
+	uint64_t burst_start_ns;
 };
 
 struct console {
 	struct console_options options;
-	struct loop_source wake;      /* the serial port's host_fd */
-	struct loop_source input;     /* input_fd, when it can be waited for */
-	struct loop_source output;    /* the sink, while its reader stalls */
-	struct loop_source pace;      /* timer between two chunks of input */
-	struct loop_source continued; /* SIGCONT: may be in the foreground again */
-	enum console_sink sink;
-	int sink_fd; /* owned when sink_owned */
-	bool sink_owned;
-	bool sink_waiting; /* for EPOLLOUT */
-	int pace_fd, continued_fd;
-	bool terminal; /* input is a terminal */
-	bool raw;      /* ... which is ours at present */
-	bool input_ended;
-	bool input_direct;	 /* input cannot be waited for: read as the guest takes it */
-	bool paced;		 /* the pace timer runs: no input until then */
-	bool escape_seen;	 /* a Ctrl-A waits for its second key */
-	uint64_t chunk_start_ns; /* when the present chunk was given to the guest; 0: none is under
-				    way */
+	bool open;
+	struct loop_source wake; /* the serial port's host_fd */
+	struct console_output output;
+	struct console_input input;
 };
 
 /*
  * Opens the sink, puts the terminal into raw mode when this process is in its foreground, and joins
- * the loop. The message names the path. SIGCONT becomes blocked in the calling thread: call it
- * before threads are made, or block it there too.
+ * the loop. The message names the path. With a terminal as input, SIGCONT becomes blocked in the
+ * calling thread: call this before other threads are made, which then inherit it.
  */
 int console_open(struct console *console, const struct console_options *options, struct error *err);
 
 /*
  * Writes out what the guest said last as long as the reader takes it, for at most CONSOLE_DRAIN_MS,
- * restores the terminal and leaves the loop. Safe on a zeroed struct and twice.
+ * restores the terminal and leaves the loop. The serial port's struct is still needed, its vCPUs
+ * should have stopped. Safe on a zeroed struct and twice.
  */
 void console_close(struct console *console);
 
-/* Puts the terminal back as it was found; does nothing when it was not touched. Async-signal-safe,
- * any thread. */
+/*
+ * Puts the terminal back as it was found; does nothing when it was not touched. Async-signal-safe,
+ * any thread.
+ */
 void console_restore(void);
 
 #endif

@@ -1,0 +1,257 @@
+/*
+ * From the serial port's ring to the sink.
+ *
+ * What a write must never do is wait, and what must never be set is O_NONBLOCK on a description
+ * that others share. So a terminal, pipe or FIFO is opened anew through /proc/self/fd, which gives
+ * a description of our own; where that is refused (another user's terminal, no /proc) each write is
+ * preceded by a poll and no longer than what surely fits. A regular file is written through the
+ * descriptor that was given, so that its offset stays shared (`(mayfly; echo done) > log`).
+ *
+ * When the sink takes no more, the ring fills while we wait for EPOLLOUT; what finds it full is
+ * dropped by the vCPU. When the reader has gone, everything is dropped here.
+ *
+ * System calls: openat, fstat, write, sendto, poll, close, epoll_ctl.
+ */
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include "console_private.h"
+
+/* Pieces for one turn of the loop: a guest that never stops talking must leave time for the rest.
+ */
+#define MAX_WRITES 16
+
+static void count_dropped(struct console *console, size_t bytes)
+{
+	atomic_fetch_add_explicit(&console->options.serial->metrics.dropped_bytes, bytes,
+				  memory_order_relaxed);
+}
+
+/* O_CREAT only where nothing is: on another user's file in a sticky directory it is refused. */
+static int open_path(const char *path)
+{
+	int flags = O_WRONLY | O_APPEND | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
+	struct stat status;
+	int fd;
+
+	/*
+	 * A FIFO is opened for reading too: then it needs no reader at this moment, and one that
+	 * leaves may be followed by another.
+	 */
+	if (stat(path, &status) == 0 && S_ISFIFO(status.st_mode)) {
+		fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+		if (fd >= 0 || errno != EACCES)
+			return fd;
+	}
+	fd = open(path, flags);
+	if (fd < 0 && errno == ENOENT)
+		fd = open(path, flags | O_CREAT | O_EXCL, 0600);
+	if (fd < 0 && errno == EEXIST) /* somebody made it just now */
+		fd = open(path, flags);
+	return fd;
+}
+
+static int open_output_path(struct console_output *output, const char *path, struct error *err)
+{
+	cleanup_fd int fd = open_path(path);
+
+	if (fd < 0 && errno == ENXIO)
+		return error_set(
+			err, ENXIO,
+			"serial_out_path %s: a socket, a FIFO without a reader or a device that is "
+			"not there; give a file or a FIFO that may be read",
+			path);
+	if (fd < 0)
+		return error_errno(err, "serial_out_path %s: cannot open it for writing", path);
+	output->sink = CONSOLE_SINK_NONBLOCK;
+	output->owned = true;
+	output->fd = take_fd(&fd);
+	return 0;
+}
+
+static void use_given_output(struct console_output *output, int fd)
+{
+	struct stat status;
+	int own;
+
+	output->fd = fd;
+	if (fd < 0 || fstat(fd, &status) < 0)
+		return; /* closed by whoever started us: there is no sink */
+	if (S_ISREG(status.st_mode) || S_ISBLK(status.st_mode)) {
+		output->sink = CONSOLE_SINK_FILE;
+		return;
+	}
+	if (S_ISSOCK(status.st_mode)) {
+		output->sink = CONSOLE_SINK_SOCKET;
+		return;
+	}
+	own = console_reopen(fd, O_WRONLY);
+	if (own >= 0) {
+		output->sink = CONSOLE_SINK_NONBLOCK;
+		output->fd = own;
+		output->owned = true;
+		return;
+	}
+	output->sink = CONSOLE_SINK_POLLED;
+	/* pipe(7) promises PIPE_BUF; a terminal only one. */
+	output->piece_bytes = S_ISFIFO(status.st_mode) ? PIPE_BUF : 1;
+}
+
+static ssize_t write_sink(const struct console_output *output, const uint8_t *data, size_t length)
+{
+	struct pollfd polled = { .fd = output->fd, .events = POLLOUT };
+
+	switch (output->sink) {
+	case CONSOLE_SINK_SOCKET:
+		return send(output->fd, data, length, MSG_DONTWAIT | MSG_NOSIGNAL);
+	case CONSOLE_SINK_POLLED:
+		if (poll(&polled, 1, 0) <= 0) {
+			errno = EAGAIN;
+			return -1;
+		}
+		return write(output->fd, data,
+			     length < output->piece_bytes ? length : output->piece_bytes);
+	default:
+		return write(output->fd, data, length);
+	}
+}
+
+static void give_up_sink(struct console *console, int reason)
+{
+	struct console_output *output = &console->output;
+
+	log_warn(console->options.log,
+		 "serial port: its output has no reader any more (%s): it is dropped from here on",
+		 strerror(reason));
+	loop_remove(console->options.loop, &output->writable);
+	if (output->owned)
+		close_fd(&output->fd);
+	output->owned = false;
+	output->fd = -1;
+	output->sink = CONSOLE_SINK_NONE;
+}
+
+enum step {
+	STEP_DONE,
+	STEP_MORE,
+	STEP_WAIT
+};
+
+/* One write, or one refusal handled. */
+static enum step drain_step(struct console *console)
+{
+	struct console_output *output = &console->output;
+	struct serial *serial = console->options.serial;
+	const uint8_t *data;
+	size_t length = serial_peek_output(serial, &data);
+	ssize_t written;
+
+	if (!length)
+		return STEP_DONE;
+	if (output->sink == CONSOLE_SINK_NONE) {
+		count_dropped(console, length);
+		serial_consume_output(serial, length);
+		return STEP_MORE;
+	}
+	written = write_sink(output, data, length);
+	if (written > 0) {
+		output->failing = false;
+		serial_consume_output(serial, (size_t)written);
+		return STEP_MORE;
+	}
+	if (written == 0 || errno == EINTR)
+		return STEP_MORE;
+	if (errno == EAGAIN)
+		return STEP_WAIT;
+	if (errno == EPIPE || errno == ECONNRESET || errno == EIO || errno == EBADF) {
+		give_up_sink(console, errno);
+		return STEP_MORE;
+	}
+	/* A full disk may have room again later: this piece is lost, the sink is not. */
+	if (!output->failing)
+		log_error(console->options.log, "serial port: cannot write its output: %s",
+			  strerror(errno));
+	output->failing = true;
+	count_dropped(console, length);
+	serial_consume_output(serial, length);
+	return STEP_MORE;
+}
+
+static void handle_writable(struct loop_source *source, uint32_t events)
+{
+	struct console_output *output = container_of(source, struct console_output, writable);
+
+	console_output_drain(container_of(output, struct console, output));
+}
+
+static void wait_for_reader(struct console *console)
+{
+	struct console_output *output = &console->output;
+	int ret;
+
+	if (output->writable.fd >= 0)
+		return;
+	ret = loop_add(console->options.loop, &output->writable, output->fd, EPOLLOUT,
+		       handle_writable, NULL);
+	if (ret < 0)
+		give_up_sink(console, -ret);
+}
+
+void console_output_drain(struct console *console)
+{
+	uint64_t again = 1;
+
+	for (int i = 0; i < MAX_WRITES; i++) {
+		enum step step = drain_step(console);
+
+		if (step == STEP_WAIT) {
+			wait_for_reader(console);
+			return;
+		}
+		if (step == STEP_DONE) {
+			loop_remove(console->options.loop, &console->output.writable);
+			return;
+		}
+	}
+	/* More is there, and the ring, not having been empty, will not say so again. */
+	(void)!write(console->options.serial->host_fd, &again, sizeof(again));
+}
+
+int console_output_open(struct console *console, struct error *err)
+{
+	struct console_output *output = &console->output;
+
+	if (console->options.output_path)
+		return open_output_path(output, console->options.output_path, err);
+	use_given_output(output, console->options.output_fd);
+	return 0;
+}
+
+void console_output_close(struct console *console)
+{
+	struct console_output *output = &console->output;
+	uint64_t deadline_ns = console_now_ns() + CONSOLE_DRAIN_MS * 1000000ULL;
+
+	while (console_now_ns() < deadline_ns) {
+		enum step step = drain_step(console);
+		struct pollfd polled = { .fd = output->fd, .events = POLLOUT };
+		uint64_t now_ns = console_now_ns();
+
+		if (step == STEP_DONE)
+			break;
+		if (step == STEP_WAIT && now_ns < deadline_ns)
+			poll(&polled, 1, (int)((deadline_ns - now_ns + 999999) / 1000000));
+	}
+	loop_remove(console->options.loop, &output->writable);
+	if (output->owned)
+		close_fd(&output->fd);
+	output->owned = false;
+	output->sink = CONSOLE_SINK_NONE;
+	/* The rest, in two pieces where the ring wraps. */
+	for (int i = 0; i < 2; i++)
+		drain_step(console);
+}
