@@ -4,6 +4,7 @@
  */
 #include "config_private.h"
 
+static const char *const boot_protocol_names[] = { "Auto", "Linux", "PVH", NULL };
 static const char *const cache_type_names[] = { "Unsafe", "Writeback", NULL };
 static const char *const io_engine_names[] = { "Sync", "Async", NULL };
 static const char *const huge_pages_names[] = { "None", "Transparent", "2M", NULL };
@@ -29,6 +30,7 @@ static const struct config_field boot_source_fields[] = {
 	{ BOOT_SOURCE(kernel_image_path), .type = CONFIG_STRING, .required = true },
 	{ BOOT_SOURCE(initrd_path), .type = CONFIG_STRING, .nullable = true },
 	{ BOOT_SOURCE(boot_args), .type = CONFIG_STRING, .nullable = true },
+	{ BOOT_SOURCE(boot_protocol), .type = CONFIG_ENUM, .nullable = true, .names = boot_protocol_names },
 };
 OBJECT(config_boot_source_object, "boot-source", boot_source_config, boot_source_fields);
 

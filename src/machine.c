@@ -108,7 +108,7 @@ static int load_kernel(struct machine *machine, const struct vm_config *config, 
 		.kernel_path = config->boot_source.kernel_image_path,
 		.initrd_path = config->boot_source.initrd_path,
 		.cmdline = args ? args : CONFIG_DEFAULT_BOOT_ARGS,
-		.protocol = BOOT_PROTOCOL_ANY,
+		.protocol = config->boot_source.boot_protocol,
 	};
 
 	for (unsigned int slot = 0; slot < platform.virtio_count; slot++)

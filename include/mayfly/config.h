@@ -11,6 +11,7 @@
 #define MAYFLY_CONFIG_H
 
 #include <jansson.h>
+#include "mayfly/boot.h"
 #include "mayfly/error.h"
 #include "mayfly/layout.h"
 #include "mayfly/log.h"
@@ -37,6 +38,7 @@ struct boot_source_config {
 	char *kernel_image_path;
 	char *initrd_path; /* NULL: none */
 	char *boot_args;   /* NULL: CONFIG_DEFAULT_BOOT_ARGS */
+	enum boot_protocol boot_protocol;
 };
 
 struct machine_config {
