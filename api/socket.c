@@ -65,11 +65,27 @@ static int bind_socket(struct api_socket *socket, const struct sockaddr_un *addr
 	return error_errno(err, "cannot make the API socket %s", path);
 }
 
+/* Remembers the file that bind made. */
+static int adopt_file(struct api_socket *socket, const struct sockaddr_un *address,
+		      struct error *err)
+{
+	struct stat status;
+
+	if (lstat(address->sun_path, &status) < 0)
+		return error_errno(err, "cannot examine the API socket %s", address->sun_path);
+	socket->device = status.st_dev;
+	socket->inode = status.st_ino;
+	socket->path = strdup(address->sun_path);
+	if (!socket->path)
+		return error_set(err, ENOMEM, "out of memory for the API socket %s",
+				 address->sun_path);
+	return 0;
+}
+
 int api_socket_open(struct api_socket *listener, const char *path, struct error *err)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	size_t length = strlen(path);
-	struct stat status;
 	int result;
 
 	*listener = (struct api_socket) { .fd = -1 };
@@ -90,18 +106,11 @@ int api_socket_open(struct api_socket *listener, const char *path, struct error 
 		close_fd(&listener->fd);
 		return result;
 	}
-	listener->path = strdup(path);
-	if (!listener->path) {
-		result = error_set(err, ENOMEM, "out of memory for the API socket %s", path);
+	result = adopt_file(listener, &address, err);
+	if (result < 0)
 		unlink(path);
-	} else if (lstat(path, &status) < 0) {
-		result = error_errno(err, "cannot examine the API socket %s", path);
-	} else {
-		listener->device = status.st_dev;
-		listener->inode = status.st_ino;
-		if (listen(listener->fd, BACKLOG) < 0)
-			result = error_errno(err, "cannot listen on the API socket %s", path);
-	}
+	else if (listen(listener->fd, BACKLOG) < 0)
+		result = error_errno(err, "cannot listen on the API socket %s", path);
 	if (result < 0)
 		api_socket_close(listener);
 	return result;

@@ -116,10 +116,10 @@ int config_parse_vm(const json_t *json, struct vm_config *config, struct error *
 	int result = 0;
 
 	memset(config, 0, sizeof(*config));
-	config_machine_defaults(&config->machine);
 	if (!json_is_object(json))
 		return config_type_error(json, "a JSON object with a microVM's configuration", NULL,
 					 err);
+	config_machine_defaults(&config->machine);
 	/* jansson iterates through a non-const object, but changes nothing. */
 	json_object_foreach((json_t *)(uintptr_t)json, key, value)
 	{

@@ -1,0 +1,73 @@
+/*
+ * Prints the configuration's tables as JSON: what each field is, and its default. The test that holds them against
+ * api/openapi.yaml reads it.
+ */
+#include <stdio.h>
+
+#include "mayfly/config.h"
+
+static const char *const type_names[] = {
+	[CONFIG_STRING] = "string", [CONFIG_BOOL] = "boolean",	 [CONFIG_UINT] = "integer",
+	[CONFIG_ENUM] = "enum",	    [CONFIG_REFUSED] = "refused",
+};
+
+static json_t *dump_field(const struct config_field *field, json_t *default_value)
+{
+	json_t *json = json_pack("{s:s, s:b, s:b, s:b}", "type", type_names[field->type], "required", field->required,
+				 "nullable", field->nullable, "deprecated", field->deprecated);
+
+	if (field->type == CONFIG_UINT) {
+		json_object_set_new(json, "minimum", json_integer((json_int_t)field->min));
+		json_object_set_new(json, "maximum", json_integer((json_int_t)field->max));
+	}
+	if (field->names) {
+		json_t *names = json_array();
+
+		for (size_t i = 0; field->names[i]; i++)
+			json_array_append_new(names, json_string(field->names[i]));
+		json_object_set_new(json, "enum", names);
+	}
+	if (default_value && !field->required)
+		json_object_set(json, "default", default_value);
+	return json;
+}
+
+static void dump_object(json_t *all, const struct config_object *object, const void *defaults)
+{
+	json_t *fields = json_object(), *values = config_format_object(object, defaults);
+
+	for (size_t i = 0; i < object->field_count; i++) {
+		const struct config_field *field = &object->fields[i];
+
+		json_object_set_new(fields, field->name, dump_field(field, json_object_get(values, field->name)));
+	}
+	json_decref(values);
+	json_object_set_new(all, object->name, fields);
+}
+
+int main(void)
+{
+	static const struct vm_config zero;
+	struct action_config action = { ACTION_INSTANCE_START };
+	struct vm_state_config state = { VM_STATE_PAUSED };
+	struct drive_update_config drive_update = { 0 };
+	struct machine_config machine;
+	struct drive_config drive;
+	json_t *all = json_object();
+
+	config_machine_defaults(&machine);
+	config_drive_defaults(&drive);
+	dump_object(all, &config_boot_source_object, &zero.boot_source);
+	dump_object(all, &config_machine_object, &machine);
+	dump_object(all, &config_drive_object, &drive);
+	dump_object(all, &config_drive_update_object, &drive_update);
+	dump_object(all, &config_serial_object, &zero.serial);
+	dump_object(all, &config_logger_object, &zero.logger);
+	dump_object(all, &config_metrics_object, &zero.metrics);
+	dump_object(all, &config_action_object, &action);
+	dump_object(all, &config_vm_state_object, &state);
+	json_dumpf(all, stdout, JSON_INDENT(1));
+	putchar('\n');
+	json_decref(all);
+	return 0;
+}

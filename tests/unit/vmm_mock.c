@@ -1,0 +1,143 @@
+/* A double of vmm: see vmm_mock.h. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "vmm_mock.h"
+
+void vmm_mock_init(struct vmm *vmm)
+{
+	memset(vmm, 0, sizeof(*vmm));
+	log_init(&vmm->log);
+	vmm->log.level = LOG_OFF;
+	config_machine_defaults(&vmm->config.machine);
+}
+
+void vmm_mock_clear(struct vmm *vmm)
+{
+	config_vm_clear(&vmm->config);
+}
+
+static int note(struct vmm *vmm, struct error *err, const char *format, ...) PRINTF_FORMAT(3, 4);
+static int note(struct vmm *vmm, struct error *err, const char *format, ...)
+{
+	size_t used = strlen(vmm->calls);
+	va_list arguments;
+
+	va_start(arguments, format);
+	vsnprintf(vmm->calls + used, sizeof(vmm->calls) - used, format, arguments);
+	va_end(arguments);
+	return vmm->failure ? error_set(err, EINVAL, "%s", vmm->failure) : 0;
+}
+
+enum vmm_state vmm_state(const struct vmm *vmm)
+{
+	return vmm->state;
+}
+
+const char *vmm_state_name(enum vmm_state state)
+{
+	static const char *const names[] = { "Not started", "Running", "Paused" };
+
+	return names[state];
+}
+
+const char *vmm_id(const struct vmm *vmm)
+{
+	return "mock";
+}
+
+const struct vm_config *vmm_config(const struct vmm *vmm)
+{
+	return &vmm->config;
+}
+
+struct log *vmm_log(struct vmm *vmm)
+{
+	return &vmm->log;
+}
+
+static const char *text(const char *string)
+{
+	return string ? string : "-";
+}
+
+int vmm_set_boot_source(struct vmm *vmm, const struct boot_source_config *config, struct error *err)
+{
+	int result = note(vmm, err, "boot_source %s %s %s\n", config->kernel_image_path, text(config->initrd_path),
+			  text(config->boot_args));
+
+	if (result == 0) {
+		vmm->config.has_boot_source = true;
+		result = config_copy(&config_boot_source_object, &vmm->config.boot_source, config);
+	}
+	return result;
+}
+
+int vmm_set_machine(struct vmm *vmm, const struct machine_config *config, struct error *err)
+{
+	int result = note(vmm, err, "machine %llu %llu smt=%d dirty=%d huge=%d template=%s\n",
+			  (unsigned long long)config->vcpu_count, (unsigned long long)config->mem_size_mib,
+			  config->smt, config->track_dirty_pages, config->huge_pages, text(config->cpu_template));
+
+	if (result == 0)
+		result = config_copy(&config_machine_object, &vmm->config.machine, config);
+	return result;
+}
+
+int vmm_set_drive(struct vmm *vmm, const struct drive_config *config, struct error *err)
+{
+	int result = note(vmm, err, "drive %s %s root=%d ro=%d partuuid=%s cache=%d engine=%d\n", config->drive_id,
+			  config->path_on_host, config->is_root_device, config->is_read_only,
+			  text(config->partuuid), config->cache_type, config->io_engine);
+
+	if (result == 0 && vmm->config.drive_count < CONFIG_MAX_DRIVES)
+		result = config_copy(&config_drive_object, &vmm->config.drives[vmm->config.drive_count++], config);
+	return result;
+}
+
+int vmm_set_serial(struct vmm *vmm, const struct serial_config *config, struct error *err)
+{
+	return note(vmm, err, "serial %s\n", text(config->serial_out_path));
+}
+
+int vmm_set_logger(struct vmm *vmm, const struct logger_config *config, struct error *err)
+{
+	return note(vmm, err, "logger %s %s level=%d origin=%d %s\n", text(config->log_path), text(config->level),
+		    config->show_level, config->show_log_origin, text(config->module));
+}
+
+int vmm_set_metrics(struct vmm *vmm, const struct metrics_config *config, struct error *err)
+{
+	return note(vmm, err, "metrics %s\n", config->metrics_path);
+}
+
+int vmm_patch_drive(struct vmm *vmm, const char *drive_id, const char *path_on_host, struct error *err)
+{
+	return note(vmm, err, "patch_drive %s %s\n", drive_id, text(path_on_host));
+}
+
+int vmm_start(struct vmm *vmm, struct error *err)
+{
+	return note(vmm, err, "start\n");
+}
+
+int vmm_pause(struct vmm *vmm, struct error *err)
+{
+	return note(vmm, err, "pause\n");
+}
+
+int vmm_resume(struct vmm *vmm, struct error *err)
+{
+	return note(vmm, err, "resume\n");
+}
+
+int vmm_send_ctrl_alt_del(struct vmm *vmm, struct error *err)
+{
+	return note(vmm, err, "ctrl_alt_del\n");
+}
+
+int vmm_flush_metrics(struct vmm *vmm, struct error *err)
+{
+	return note(vmm, err, "flush_metrics\n");
+}
