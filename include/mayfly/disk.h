@@ -30,17 +30,18 @@ struct disk_request {
 	enum disk_operation operation;
 	bool durable;	/* DISK_WRITE: on stable storage before it counts as done */
 	bool may_unmap; /* DISK_WRITE_ZEROES: the file may give the space back */
-	uint64_t offset_bytes;
-	uint64_t length_bytes; /* of the transfer or range; for transfers the sum of `iov` */
-	struct iovec
-		*iov; /* transfers: changed on the way, and needed until the request is reaped */
+
+	/* The range; for transfers also its memory, `length_bytes` in all. Used up on the way. */
+	uint64_t offset_bytes, length_bytes;
+	struct iovec *iov;
 	unsigned int iov_count;
 
-	int result; /* once reaped: 0 or a negative errno. All or nothing: a short transfer is an
-		       error. */
+	/* Once reaped: 0 or a negative errno. All or nothing: a transfer cut short is an error. */
+	int result;
 
 	/* The disk's own. */
 	struct disk_request *next;
+	struct iovec tail;
 	unsigned int attempt;
 };
 
@@ -58,6 +59,11 @@ struct disk;
 int disk_open(struct disk **disk, const struct drive_config *config, unsigned int queue_size,
 	      const struct disk *replaced, struct error *err);
 
+/*
+ * Whether disk_open() would take the drive now: the same checks, lock included; nothing stays open.
+ */
+int disk_check(const struct drive_config *config, struct error *err);
+
 /* Waits for what is in flight, unlocks, closes, frees. NULL does nothing. */
 void disk_close(struct disk *disk);
 
@@ -65,8 +71,8 @@ uint64_t disk_size_bytes(const struct disk *disk);
 bool disk_is_read_only(const struct disk *disk);
 enum cache_type disk_cache_type(const struct disk *disk);
 
-/* An eventfd for the loop (EPOLLIN; disk_reap() empties it), or -1 for an engine that needs none.
- */
+/* An eventfd for the loop, which whoever waits for it reads empty; -1 for an engine that needs
+ * none. */
 int disk_completion_fd(const struct disk *disk);
 
 /* Hands `request` over, until disk_reap() returns it. Never more than `queue_size` at once. */
@@ -75,15 +81,15 @@ void disk_submit(struct disk *disk, struct disk_request *request);
 /* Starts everything that was submitted. */
 void disk_commit(struct disk *disk);
 
-/* The next finished request, or NULL. May start what is left of a request that is done in steps. */
+/* The next finished request, or NULL. Never waits. */
 struct disk_request *disk_reap(struct disk *disk);
 
 /* Waits until everything submitted is finished. Reap it afterwards: nothing of it touches its
  * memory any more. */
 void disk_drain(struct disk *disk);
 
-/* Waits until everything that was written is on stable storage, with either cache type. Returns a
- * negative errno. */
+/* Puts all finished writes on stable storage, with either cache type. Returns 0 or a negative
+ * errno. */
 int disk_sync(struct disk *disk);
 
 #endif

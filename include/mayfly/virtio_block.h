@@ -66,7 +66,10 @@ const struct disk *virtio_block_disk(const struct virtio_block *block);
  */
 int virtio_block_set_disk(struct virtio_block *block, struct disk *disk, struct error *err);
 
-/* Waits for what is in flight and puts everything written on stable storage: for a clean exit. */
+/*
+ * For a clean exit: waits for what is in flight and, unless the cache type is Unsafe, puts
+ * everything written on stable storage.
+ */
 int virtio_block_flush(struct virtio_block *block, struct error *err);
 
 #endif

@@ -28,8 +28,7 @@ struct virtqueue {
 	uint16_t size;
 	uint64_t descriptors_gpa, available_gpa, used_gpa;
 
-	/* From here on: valid while ready. Ring parts are spans of guest memory, taken once by
-	 * virtqueue_enable(). */
+	/* Valid while ready. The ring parts are spans taken once, by virtqueue_enable(). */
 	bool ready;
 	bool event_idx; /* VIRTIO_F_EVENT_IDX was negotiated */
 	bool indirect;	/* VIRTIO_F_INDIRECT_DESC was negotiated */
@@ -38,8 +37,7 @@ struct virtqueue {
 	uint16_t next_used;	 /* the next entry of the used ring to write */
 	uint16_t published_used; /* the used index that the driver can see */
 
-	/* Why the queue cannot go on: NULL while it can. A constant text and the value that it is
-	 * about. */
+	/* Why the queue cannot go on, or NULL: a constant text and the value that it is about. */
 	const char *fault;
 	uint64_t fault_value;
 };
@@ -51,8 +49,8 @@ struct virtqueue {
  */
 struct virtqueue_chain {
 	struct iovec *iov;
-	unsigned int readable_count,
-		writable_count; /* iov[0 .. readable_count), then the writable ones */
+	unsigned int readable_count; /* iov[0] to iov[readable_count - 1] */
+	unsigned int writable_count; /* those behind */
 	uint64_t readable_bytes, writable_bytes;
 	uint16_t head; /* what virtqueue_push() wants back */
 };
@@ -76,10 +74,6 @@ int virtqueue_enable(struct virtqueue *queue, uint64_t features);
  * fails alike. The number of chains taken and not yet pushed never exceeds the queue's size.
  */
 int virtqueue_pop(struct virtqueue *queue, struct virtqueue_chain *chain);
-
-/* Takes the last popped chain back, as if it had not been popped. Only directly after its
- * virtqueue_pop(). */
-void virtqueue_unpop(struct virtqueue *queue);
 
 /* Puts a chain into the used ring: `length` is the number of bytes written to it. Not yet visible
  * to the driver. */

@@ -1,0 +1,261 @@
+/*
+ * What a request does to the file, step by step, whichever engine carries the steps out.
+ *
+ *   read, write     again until nothing is left: both may be cut short by a limit of the kernel's
+ * or a signal flush           fdatasync(2) discard         a hole is punched; on a block device
+ * that cannot do so, BLKDISCARD. Where neither is possible the space is kept: a discard is a hint
+ * (virtio 1.2, 5.2.6.2) write zeroes    a hole where the space may go, a zeroed range where it must
+ * stay; where the file system can do neither, zeros are written
+ */
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+
+#include "disk_private.h"
+
+/* The attempts at giving back or zeroing a range, in this order; some requests begin later or end
+ * earlier. */
+enum {
+	ATTEMPT_PUNCH_HOLE,
+	ATTEMPT_ZERO_RANGE,
+	ATTEMPT_PLAINLY
+};
+
+static const uint8_t zero_page[PAGE_SIZE_BYTES];
+
+static void *zeros_address(void)
+{
+	return (void *)(uintptr_t)zero_page; /* an iovec has no const */
+}
+
+/* Entries may be waiting in several requests at once: they are never changed. An odd end is the
+ * request's own. */
+static void write_zeros_step(struct disk *disk, struct disk_request *request,
+			     struct disk_step *step)
+{
+	uint64_t pages = request->length_bytes / PAGE_SIZE_BYTES;
+
+	step->kind = STEP_WRITE;
+	if (pages == 0) {
+		request->tail = (struct iovec) { zeros_address(), request->length_bytes };
+		step->iov = &request->tail;
+		step->iov_count = 1;
+		return;
+	}
+	for (unsigned int i = 0; i < DISK_ZERO_PAGES && !disk->zeros[i].iov_base; i++)
+		disk->zeros[i] = (struct iovec) { zeros_address(), PAGE_SIZE_BYTES };
+	step->iov = disk->zeros;
+	step->iov_count = pages < DISK_ZERO_PAGES ? (unsigned int)pages : DISK_ZERO_PAGES;
+}
+
+static void range_step(struct disk *disk, struct disk_request *request, struct disk_step *step)
+{
+	if (request->operation == DISK_WRITE_ZEROES && !request->may_unmap &&
+	    request->attempt == ATTEMPT_PUNCH_HOLE)
+		request->attempt = ATTEMPT_ZERO_RANGE;
+	step->kind = STEP_FALLOCATE;
+	switch (request->attempt) {
+	case ATTEMPT_PUNCH_HOLE:
+		step->fallocate_mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+		break;
+	case ATTEMPT_ZERO_RANGE:
+		step->fallocate_mode = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
+		break;
+	default:
+		if (request->operation == DISK_DISCARD)
+			step->kind = STEP_DISCARD;
+		else
+			write_zeros_step(disk, request, step);
+		break;
+	}
+}
+
+void disk_next_step(struct disk *disk, struct disk_request *request, struct disk_step *step)
+{
+	*step = (struct disk_step) { .iov = request->iov,
+				     .iov_count = request->iov_count,
+				     .offset_bytes = request->offset_bytes,
+				     .length_bytes = request->length_bytes };
+	switch (request->operation) {
+	case DISK_READ:
+		step->kind = STEP_READ;
+		break;
+	case DISK_WRITE:
+		step->kind = STEP_WRITE;
+		step->write_flags = request->durable ? RWF_DSYNC : 0;
+		break;
+	case DISK_FLUSH:
+		step->kind = STEP_DATASYNC;
+		break;
+	case DISK_DISCARD:
+	case DISK_WRITE_ZEROES:
+		range_step(disk, request, step);
+		break;
+	}
+}
+
+/* Takes `bytes` off the front of what is left to transfer. */
+static void advance(struct disk_request *request, uint64_t bytes)
+{
+	request->offset_bytes += bytes;
+	request->length_bytes -= bytes;
+	while (bytes > 0 && request->iov_count > 0) {
+		struct iovec *first = request->iov;
+
+		if (bytes < first->iov_len) {
+			first->iov_base = (uint8_t *)first->iov_base + bytes;
+			first->iov_len -= bytes;
+			return;
+		}
+		bytes -= first->iov_len;
+		request->iov++;
+		request->iov_count--;
+	}
+}
+
+static bool finish(struct disk_request *request, int result)
+{
+	request->result = result;
+	return true;
+}
+
+static bool finish_transfer(struct disk_request *request, int64_t result)
+{
+	if (result < 0)
+		return finish(request, (int)result);
+	/* Nothing more to read: the file has become shorter. More than was asked for does not
+	 * happen. */
+	if (result == 0 || (uint64_t)result > request->length_bytes)
+		return finish(request, -EIO);
+	advance(request, (uint64_t)result);
+	return request->length_bytes == 0 ? finish(request, 0) : false;
+}
+
+/* What the file system, the device or the kernel says when it does not know the way, or not for
+ * this range. */
+static bool not_possible(int64_t result)
+{
+	return result == -EOPNOTSUPP || result == -ENOSYS || result == -EINVAL ||
+	       result == -ENOTTY || result == -ENODEV;
+}
+
+static bool finish_range(struct disk *disk, struct disk_request *request, int64_t result)
+{
+	if (request->operation == DISK_WRITE_ZEROES && request->attempt == ATTEMPT_PLAINLY)
+		return finish_transfer(request, result);
+	if (!not_possible(result))
+		return finish(request, (int)result);
+	if (request->operation == DISK_WRITE_ZEROES) {
+		request->attempt++;
+		return false;
+	}
+	if (request->attempt == ATTEMPT_PLAINLY || !disk->is_block_device)
+		return finish(request, 0);
+	request->attempt = ATTEMPT_PLAINLY;
+	return false;
+}
+
+bool disk_finish_step(struct disk *disk, struct disk_request *request, int64_t result)
+{
+	switch (request->operation) {
+	case DISK_READ:
+	case DISK_WRITE:
+		return finish_transfer(request, result);
+	case DISK_DISCARD:
+	case DISK_WRITE_ZEROES:
+		return finish_range(disk, request, result);
+	default:
+		return finish(request, (int)result);
+	}
+}
+
+static int64_t call(const struct disk *disk, const struct disk_step *step)
+{
+	uint64_t range[2] = { step->offset_bytes, step->length_bytes };
+	off_t offset = (off_t)step->offset_bytes;
+
+	switch (step->kind) {
+	case STEP_READ:
+		return preadv(disk->fd, step->iov, (int)step->iov_count, offset);
+	case STEP_WRITE:
+		return pwritev2(disk->fd, step->iov, (int)step->iov_count, offset,
+				step->write_flags);
+	case STEP_DATASYNC:
+		return fdatasync(disk->fd);
+	case STEP_FALLOCATE:
+		return fallocate(disk->fd, step->fallocate_mode, offset, (off_t)step->length_bytes);
+	case STEP_DISCARD:
+		return ioctl(disk->fd, BLKDISCARD, range);
+	}
+	errno = EINVAL;
+	return -1;
+}
+
+int64_t disk_do_step(struct disk *disk, const struct disk_step *step)
+{
+	int64_t result;
+
+	do {
+		result = call(disk, step);
+	} while (result < 0 && errno == EINTR);
+	return result < 0 ? -errno : result;
+}
+
+void disk_run_plainly(struct disk *disk, struct disk_request *request)
+{
+	struct disk_step step;
+
+	do {
+		disk_next_step(disk, request, &step);
+	} while (!disk_finish_step(disk, request, disk_do_step(disk, &step)));
+	disk_finish(disk, request);
+}
+
+void disk_finish(struct disk *disk, struct disk_request *request)
+{
+	request->next = NULL;
+	*disk->finished_end = request;
+	disk->finished_end = &request->next;
+	disk->in_flight--;
+}
+
+void disk_submit(struct disk *disk, struct disk_request *request)
+{
+	request->attempt = 0;
+	request->result = 0;
+	disk->in_flight++;
+	disk->engine->submit(disk, request);
+}
+
+void disk_commit(struct disk *disk)
+{
+	disk->engine->commit(disk);
+}
+
+struct disk_request *disk_reap(struct disk *disk)
+{
+	struct disk_request *request;
+
+	if (!disk->finished && disk->in_flight)
+		disk->engine->collect(disk, false);
+	request = disk->finished;
+	if (!request)
+		return NULL;
+	disk->finished = request->next;
+	if (!disk->finished)
+		disk->finished_end = &disk->finished;
+	return request;
+}
+
+void disk_drain(struct disk *disk)
+{
+	disk->engine->commit(disk);
+	while (disk->in_flight)
+		disk->engine->collect(disk, true);
+}
+
+int disk_sync(struct disk *disk)
+{
+	return (int)disk_do_step(disk, &(struct disk_step) { .kind = STEP_DATASYNC });
+}

@@ -1,0 +1,81 @@
+/*
+ * What the files of the disk backend share: disk.c (opening), disk_io.c (what a request does), and
+ * the two engines, disk_sync.c and disk_uring.c.
+ */
+#ifndef DEVICES_BACKEND_DISK_PRIVATE_H
+#define DEVICES_BACKEND_DISK_PRIVATE_H
+
+#include <sys/types.h>
+#include "mayfly/disk.h"
+
+/*
+ * A request is done in steps: one system call (or io_uring operation) each. A short transfer, or a
+ * way that the file system does not know, leads to another step.
+ */
+struct disk_step {
+	enum {
+		STEP_READ,
+		STEP_WRITE,
+		STEP_DATASYNC,
+		STEP_FALLOCATE,
+		STEP_DISCARD
+	} kind;
+	const struct iovec *iov;
+	unsigned int iov_count;
+	int write_flags; /* RWF_ */
+	int fallocate_mode;
+	uint64_t offset_bytes, length_bytes;
+};
+
+struct disk_engine {
+	/* Makes what the engine needs for `queue_size` requests. */
+	int (*start)(struct disk *disk, unsigned int queue_size, struct error *err);
+	void (*stop)(struct disk *disk);
+	/* Does or queues the request's next step. */
+	void (*submit)(struct disk *disk, struct disk_request *request);
+	void (*commit)(struct disk *disk);
+	/* Moves finished requests to the disk's list of those; with `wait`, waits for one if there
+	 * is none. */
+	void (*collect)(struct disk *disk, bool wait);
+};
+
+/* How many bytes of zeros one step writes, where zeros have to be written: this many pages. */
+#define DISK_ZERO_PAGES 64
+
+extern const struct disk_engine disk_engine_sync;
+extern const struct disk_engine disk_engine_uring;
+
+struct disk_uring;
+
+struct disk {
+	const struct disk_engine *engine;
+	int fd;
+	int completion_fd;
+	bool is_block_device;
+	bool read_only;
+	enum cache_type cache_type;
+	uint64_t size_bytes;
+	uint64_t device_id, inode; /* which file it is */
+	unsigned int in_flight;	   /* submitted and not yet on the list */
+	struct disk_request *finished, **finished_end;
+	struct iovec zeros[DISK_ZERO_PAGES]; /* the same page of zeros again and again; filled when
+						first needed */
+	struct disk_uring *uring;
+};
+
+/* How the request goes on. */
+void disk_next_step(struct disk *disk, struct disk_request *request, struct disk_step *step);
+
+/* Takes a step's result (bytes, 0, or a negative errno). True when the request is finished. */
+bool disk_finish_step(struct disk *disk, struct disk_request *request, int64_t result);
+
+/* Puts a request whose result is set on the list of the finished. */
+void disk_finish(struct disk *disk, struct disk_request *request);
+
+/* Does one step by system calls, here and now. Returns what disk_finish_step() takes. */
+int64_t disk_do_step(struct disk *disk, const struct disk_step *step);
+
+/* All that is left of a request, by system calls, here and now. */
+void disk_run_plainly(struct disk *disk, struct disk_request *request);
+
+#endif
