@@ -33,9 +33,9 @@ def folder_of(name):
     """Where the named host has its sockets: a folder that only this user can enter."""
     if not name or name in (".", "..") or not all(c.isalnum() or c in "._-" for c in name):
         raise HostError(f"--name {name!r}: use letters, digits, '.', '_' and '-'")
-    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/emulated-host-{os.getuid()}"
-    base = pathlib.Path(runtime) if "XDG_RUNTIME_DIR" not in os.environ else pathlib.Path(
-        runtime) / "emulated-host"
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    base = pathlib.Path(runtime, "emulated-host") if runtime else pathlib.Path(
+        f"/tmp/emulated-host-{os.getuid()}")
     base.mkdir(mode=0o700, exist_ok=True)
     status = base.lstat()
     if status.st_uid != os.getuid() or status.st_mode & 0o077 or base.is_symlink():
