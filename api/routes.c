@@ -10,9 +10,11 @@
 
 #include "answer.h"
 #include "mayfly/api.h"
+#include "routes.h"
 
 /* One request on its way through a handler. */
-struct call {
+struct api_call {
+	const struct api_route *route;
 	struct vmm *vmm;
 	const char *id;	    /* the path's second part, for resources that have one */
 	const json_t *body; /* PUT and PATCH */
@@ -20,33 +22,24 @@ struct call {
 	bool deprecated;
 };
 
-typedef int handler_function(struct call *call, struct error *err);
-
-struct route {
-	enum http_method method;
-	const char *path; /* without the slash at the end and without the id */
-	bool has_id;
-	handler_function *handler;
-};
-
-#define EMPTY_PATCH "Empty PATCH request."
+#define DESERIALIZING "An error occurred when deserializing the json body of a request"
+#define EMPTY_PATCH   "Empty PATCH request."
 
 /* The body through its table. Values out of range have sentences of their own, form errors are
  * introduced. */
-static int parse_body(struct call *call, const struct config_object *object, bool partial,
-		      void *out, struct error *err)
+static int parse_body(struct api_call *call, void *out, struct error *err)
 {
-	int result = config_parse_object(object, call->body, partial, out, err);
+	const struct config_object *object = call->route->body;
+	int result = config_parse_object(object, call->body, call->route->partial, out, err);
 
 	if (result == -EINVAL)
-		return error_prefix(
-			err, "An error occurred when deserializing the json body of a request");
+		return error_prefix(err, DESERIALIZING);
 	if (result == 0)
 		call->deprecated = config_uses_deprecated(object, call->body);
 	return result;
 }
 
-static int get_instance(struct call *call, struct error *err)
+static int get_instance(struct api_call *call, struct error *err)
 {
 	call->answer = json_pack("{s:s, s:s, s:s, s:s}", "id", vmm_id(call->vmm), "state",
 				 vmm_state_name(vmm_state(call->vmm)), "vmm_version",
@@ -54,30 +47,30 @@ static int get_instance(struct call *call, struct error *err)
 	return 0;
 }
 
-static int get_version(struct call *call, struct error *err)
+static int get_version(struct api_call *call, struct error *err)
 {
 	call->answer = json_pack("{s:s, s:s}", "firecracker_version", API_VERSION, "mayfly_version",
 				 MAYFLY_VERSION);
 	return 0;
 }
 
-static int get_vm_config(struct call *call, struct error *err)
+static int get_vm_config(struct api_call *call, struct error *err)
 {
 	call->answer = config_format_vm(vmm_config(call->vmm));
 	return 0;
 }
 
-static int get_machine_config(struct call *call, struct error *err)
+static int get_machine_config(struct api_call *call, struct error *err)
 {
 	call->answer =
 		config_format_object(&config_machine_object, &vmm_config(call->vmm)->machine);
 	return 0;
 }
 
-static int put_action(struct call *call, struct error *err)
+static int put_action(struct api_call *call, struct error *err)
 {
 	struct action_config action = { 0 };
-	int result = parse_body(call, &config_action_object, false, &action, err);
+	int result = parse_body(call, &action, err);
 
 	if (result < 0)
 		return result;
@@ -92,10 +85,10 @@ static int put_action(struct call *call, struct error *err)
 	return error_set(err, EINVAL, "unknown action");
 }
 
-static int put_boot_source(struct call *call, struct error *err)
+static int put_boot_source(struct api_call *call, struct error *err)
 {
 	struct boot_source_config config = { 0 };
-	int result = parse_body(call, &config_boot_source_object, false, &config, err);
+	int result = parse_body(call, &config, err);
 
 	if (result == 0)
 		result = vmm_set_boot_source(call->vmm, &config, err);
@@ -103,13 +96,13 @@ static int put_boot_source(struct call *call, struct error *err)
 	return result;
 }
 
-static int put_machine_config(struct call *call, struct error *err)
+static int put_machine_config(struct api_call *call, struct error *err)
 {
 	struct machine_config config;
 	int result;
 
 	config_machine_defaults(&config);
-	result = parse_body(call, &config_machine_object, false, &config, err);
+	result = parse_body(call, &config, err);
 	if (result == 0)
 		result = vmm_set_machine(call->vmm, &config, err);
 	config_clear(&config_machine_object, &config);
@@ -133,14 +126,14 @@ static bool changes_something(const json_t *body, const char *except)
 	return false;
 }
 
-static int patch_machine_config(struct call *call, struct error *err)
+static int patch_machine_config(struct api_call *call, struct error *err)
 {
 	struct machine_config config = { 0 };
 	int result;
 
 	if (config_copy(&config_machine_object, &config, &vmm_config(call->vmm)->machine) < 0)
 		return error_set(err, ENOMEM, "out of memory for the machine configuration");
-	result = parse_body(call, &config_machine_object, true, &config, err);
+	result = parse_body(call, &config, err);
 	if (result == 0 && !changes_something(call->body, NULL))
 		result = error_set(err, EINVAL, EMPTY_PATCH);
 	if (result == 0)
@@ -149,7 +142,7 @@ static int patch_machine_config(struct call *call, struct error *err)
 	return result;
 }
 
-static int check_ids_agree(const struct call *call, const char *id_in_body, struct error *err)
+static int check_ids_agree(const struct api_call *call, const char *id_in_body, struct error *err)
 {
 	if (strcmp(call->id, id_in_body) != 0)
 		return error_set(err, EINVAL,
@@ -157,13 +150,13 @@ static int check_ids_agree(const struct call *call, const char *id_in_body, stru
 	return 0;
 }
 
-static int put_drive(struct call *call, struct error *err)
+static int put_drive(struct api_call *call, struct error *err)
 {
 	struct drive_config config;
 	int result;
 
 	config_drive_defaults(&config);
-	result = parse_body(call, &config_drive_object, false, &config, err);
+	result = parse_body(call, &config, err);
 	if (result == 0)
 		result = check_ids_agree(call, config.drive_id, err);
 	if (result == 0)
@@ -172,10 +165,10 @@ static int put_drive(struct call *call, struct error *err)
 	return result;
 }
 
-static int patch_drive(struct call *call, struct error *err)
+static int patch_drive(struct api_call *call, struct error *err)
 {
 	struct drive_update_config config = { 0 };
-	int result = parse_body(call, &config_drive_update_object, true, &config, err);
+	int result = parse_body(call, &config, err);
 
 	if (result == 0 && config.drive_id)
 		result = check_ids_agree(call, config.drive_id, err);
@@ -187,10 +180,10 @@ static int patch_drive(struct call *call, struct error *err)
 	return result;
 }
 
-static int put_serial(struct call *call, struct error *err)
+static int put_serial(struct api_call *call, struct error *err)
 {
 	struct serial_config config = { 0 };
-	int result = parse_body(call, &config_serial_object, false, &config, err);
+	int result = parse_body(call, &config, err);
 
 	if (result == 0)
 		result = vmm_set_serial(call->vmm, &config, err);
@@ -198,10 +191,10 @@ static int put_serial(struct call *call, struct error *err)
 	return result;
 }
 
-static int put_logger(struct call *call, struct error *err)
+static int put_logger(struct api_call *call, struct error *err)
 {
 	struct logger_config config = { 0 };
-	int result = parse_body(call, &config_logger_object, false, &config, err);
+	int result = parse_body(call, &config, err);
 
 	if (result == 0)
 		result = vmm_set_logger(call->vmm, &config, err);
@@ -209,10 +202,10 @@ static int put_logger(struct call *call, struct error *err)
 	return result;
 }
 
-static int put_metrics(struct call *call, struct error *err)
+static int put_metrics(struct api_call *call, struct error *err)
 {
 	struct metrics_config config = { 0 };
-	int result = parse_body(call, &config_metrics_object, false, &config, err);
+	int result = parse_body(call, &config, err);
 
 	if (result == 0)
 		result = vmm_set_metrics(call->vmm, &config, err);
@@ -220,11 +213,11 @@ static int put_metrics(struct call *call, struct error *err)
 	return result;
 }
 
-static int patch_vm(struct call *call, struct error *err)
+static int patch_vm(struct api_call *call, struct error *err)
 {
 	struct vm_state_config config = { 0 };
 	/* A PATCH by its method only: the one field is required. */
-	int result = parse_body(call, &config_vm_state_object, false, &config, err);
+	int result = parse_body(call, &config, err);
 
 	if (result < 0)
 		return result;
@@ -232,22 +225,26 @@ static int patch_vm(struct call *call, struct error *err)
 					       : vmm_resume(call->vmm, err);
 }
 
-static const struct route routes[] = {
-	{ HTTP_GET, "", false, get_instance },
-	{ HTTP_GET, "/version", false, get_version },
-	{ HTTP_PUT, "/actions", false, put_action },
-	{ HTTP_PUT, "/boot-source", false, put_boot_source },
-	{ HTTP_GET, "/machine-config", false, get_machine_config },
-	{ HTTP_PUT, "/machine-config", false, put_machine_config },
-	{ HTTP_PATCH, "/machine-config", false, patch_machine_config },
-	{ HTTP_PUT, "/drives", true, put_drive },
-	{ HTTP_PATCH, "/drives", true, patch_drive },
-	{ HTTP_PUT, "/serial", false, put_serial },
-	{ HTTP_PUT, "/logger", false, put_logger },
-	{ HTTP_PUT, "/metrics", false, put_metrics },
-	{ HTTP_PATCH, "/vm", false, patch_vm },
-	{ HTTP_GET, "/vm/config", false, get_vm_config },
+const struct api_route api_routes[] = {
+	{ HTTP_GET, "", get_instance },
+	{ HTTP_GET, "/version", get_version },
+	{ HTTP_PUT, "/actions", put_action, &config_action_object },
+	{ HTTP_PUT, "/boot-source", put_boot_source, &config_boot_source_object },
+	{ HTTP_GET, "/machine-config", get_machine_config },
+	{ HTTP_PUT, "/machine-config", put_machine_config, &config_machine_object },
+	{ HTTP_PATCH, "/machine-config", patch_machine_config, &config_machine_object,
+	  .partial = true },
+	{ HTTP_PUT, "/drives", put_drive, &config_drive_object, .has_id = true },
+	{ HTTP_PATCH, "/drives", patch_drive, &config_drive_update_object, .has_id = true,
+	  .partial = true },
+	{ HTTP_PUT, "/serial", put_serial, &config_serial_object },
+	{ HTTP_PUT, "/logger", put_logger, &config_logger_object },
+	{ HTTP_PUT, "/metrics", put_metrics, &config_metrics_object },
+	{ HTTP_PATCH, "/vm", patch_vm, &config_vm_state_object },
+	{ HTTP_GET, "/vm/config", get_vm_config },
 };
+
+const size_t api_route_count = ARRAY_SIZE(api_routes);
 
 /* Resources that clients of this API know and that are refused, with all that lies below them. */
 static const struct {
@@ -284,14 +281,14 @@ static int refuse_resource(const struct http_request *request, struct error *err
  * The route of a path, whose id (the empty string when it is missing) is set to a part of `path`. A
  * slash at the end of the path is let pass, as clients of this API are used to.
  */
-static const struct route *find_route(enum http_method method, char *path, const char **id)
+static const struct api_route *find_route(enum http_method method, char *path, const char **id)
 {
 	size_t length = strlen(path);
 
 	if (path[length - 1] == '/')
 		path[--length] = '\0';
-	for (size_t i = 0; i < ARRAY_SIZE(routes); i++) {
-		const struct route *route = &routes[i];
+	for (size_t i = 0; i < api_route_count; i++) {
+		const struct api_route *route = &api_routes[i];
 		size_t route_length = strlen(route->path);
 		char *rest = path + route_length;
 
@@ -316,13 +313,13 @@ static int check_body_presence(const struct http_request *request, struct error 
 	return 0;
 }
 
-static int call_handler(const struct route *route, const struct http_request *request,
-			struct call *call, struct error *err)
+static int call_handler(const struct http_request *request, struct api_call *call,
+			struct error *err)
 {
 	json_t *body = NULL;
 	int result;
 
-	if (route->has_id) {
+	if (call->route->has_id) {
 		result = config_id_check(call->id, err);
 		if (result < 0)
 			return result;
@@ -330,20 +327,17 @@ static int call_handler(const struct route *route, const struct http_request *re
 	if (request->body) {
 		body = config_parse_json(request->body, request->body_bytes, err);
 		if (!body)
-			return error_prefix(
-				err,
-				"An error occurred when deserializing the json body of a request");
+			return error_prefix(err, DESERIALIZING);
 	}
 	call->body = body;
-	result = route->handler(call, err);
+	result = call->route->handler(call, err);
 	json_decref(body);
 	return result;
 }
 
-static int handle(struct call *call, const struct http_request *request, struct error *err)
+static int handle(struct api_call *call, const struct http_request *request, struct error *err)
 {
 	char path[HTTP_MAX_LINE_BYTES + 1];
-	const struct route *route;
 	int result = refuse_resource(request, err);
 
 	if (result == 0)
@@ -351,16 +345,16 @@ static int handle(struct call *call, const struct http_request *request, struct 
 	if (result < 0)
 		return result;
 	memcpy(path, request->path, sizeof(path));
-	route = find_route(request->method, path, &call->id);
-	if (!route)
+	call->route = find_route(request->method, path, &call->id);
+	if (!call->route)
 		return error_set(err, EINVAL, "Invalid request method and/or path: %s %.512s.",
 				 request->method_name, request->path);
-	return call_handler(route, request, call, err);
+	return call_handler(request, call, err);
 }
 
 void api_handle(struct vmm *vmm, const struct http_request *request, struct http_response *response)
 {
-	struct call call = { .vmm = vmm };
+	struct api_call call = { .vmm = vmm };
 	struct error err = { 0 };
 	int result = handle(&call, request, &err);
 

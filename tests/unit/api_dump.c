@@ -1,9 +1,10 @@
 /*
- * Prints the configuration's tables as JSON: what each field is, and its default. The test that holds them against
- * api/openapi.yaml reads it.
+ * Prints as JSON what the API is: the configuration's tables (each field with its type, range and default) and the
+ * routes. tests/integration/test_openapi.py holds it against api/openapi.yaml.
  */
 #include <stdio.h>
 
+#include "api/routes.h"
 #include "mayfly/config.h"
 
 static const char *const type_names[] = {
@@ -45,6 +46,24 @@ static void dump_object(json_t *all, const struct config_object *object, const v
 	json_object_set_new(all, object->name, fields);
 }
 
+static json_t *dump_routes(void)
+{
+	static const char *const method_names[] = { [HTTP_GET] = "get", [HTTP_PUT] = "put", [HTTP_PATCH] = "patch" };
+	json_t *routes = json_array();
+
+	for (size_t i = 0; i < api_route_count; i++) {
+		const struct api_route *route = &api_routes[i];
+		json_t *json = json_pack("{s:s, s:s, s:b, s:b}", "method", method_names[route->method], "path",
+					 route->path[0] ? route->path : "/", "has_id", route->has_id, "partial",
+					 route->partial);
+
+		if (route->body)
+			json_object_set_new(json, "body", json_string(route->body->name));
+		json_array_append_new(routes, json);
+	}
+	return routes;
+}
+
 int main(void)
 {
 	static const struct vm_config zero;
@@ -53,19 +72,19 @@ int main(void)
 	struct drive_update_config drive_update = { 0 };
 	struct machine_config machine;
 	struct drive_config drive;
-	json_t *all = json_object();
+	json_t *objects = json_object(), *all = json_pack("{s:o, s:o}", "objects", objects, "routes", dump_routes());
 
 	config_machine_defaults(&machine);
 	config_drive_defaults(&drive);
-	dump_object(all, &config_boot_source_object, &zero.boot_source);
-	dump_object(all, &config_machine_object, &machine);
-	dump_object(all, &config_drive_object, &drive);
-	dump_object(all, &config_drive_update_object, &drive_update);
-	dump_object(all, &config_serial_object, &zero.serial);
-	dump_object(all, &config_logger_object, &zero.logger);
-	dump_object(all, &config_metrics_object, &zero.metrics);
-	dump_object(all, &config_action_object, &action);
-	dump_object(all, &config_vm_state_object, &state);
+	dump_object(objects, &config_boot_source_object, &zero.boot_source);
+	dump_object(objects, &config_machine_object, &machine);
+	dump_object(objects, &config_drive_object, &drive);
+	dump_object(objects, &config_drive_update_object, &drive_update);
+	dump_object(objects, &config_serial_object, &zero.serial);
+	dump_object(objects, &config_logger_object, &zero.logger);
+	dump_object(objects, &config_metrics_object, &zero.metrics);
+	dump_object(objects, &config_action_object, &action);
+	dump_object(objects, &config_vm_state_object, &state);
 	json_dumpf(all, stdout, JSON_INDENT(1));
 	putchar('\n');
 	json_decref(all);
