@@ -65,7 +65,7 @@ void console_close(struct console *console)
 		return;
 	console->open = false;
 	loop_remove(console->options.loop, &console->wake);
-	/* The terminal first: it must not stay raw while a stalled reader is waited for. */
-	console_input_close(console);
+	/* The terminal stays raw for the last words: they hold the guest's own carriage returns. */
 	console_output_close(console);
+	console_input_close(console);
 }
