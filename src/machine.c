@@ -143,6 +143,7 @@ static int create_vm(struct machine *machine, const struct vm_config *config, st
 		.mmio = &machine->mmio,
 		.vm = &machine->vm,
 		.log = machine->request.log,
+		.start_time_us = machine->request.options->start_time_us,
 	};
 	int result = vm_open(&machine->vm, machine->request.log, err);
 

@@ -26,12 +26,12 @@ static void ignore_kick(int signal)
 	(void)signal;
 }
 
-static uint64_t monotonic_ns(void)
+static uint64_t monotonic_us(void)
 {
 	struct timespec now;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+	return (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
 }
 
 static void end_group(struct vcpus *vcpus, enum vcpus_exit reason)
@@ -62,11 +62,6 @@ enum vcpus_exit vcpus_exit_reason(const struct vcpus *vcpus)
 int vcpus_exit_fd(const struct vcpus *vcpus)
 {
 	return vcpus->exit_fd;
-}
-
-uint64_t vcpus_first_run_ns(const struct vcpus *vcpus)
-{
-	return atomic_load(&vcpus->first_run_ns);
 }
 
 static void serve_pio(struct vcpu *vcpu)
@@ -177,8 +172,9 @@ static void *vcpu_thread(void *argument)
 
 	snprintf(name, sizeof(name), "vcpu%u", vcpu->index);
 	prctl(PR_SET_NAME, name);
-	if (vcpu->index == 0)
-		atomic_store(&group->first_run_ns, monotonic_ns());
+	if (vcpu->index == 0 && group->start_time_us)
+		log_info(group->log, "the guest's first instruction comes %llu us after the start was asked for",
+			 (unsigned long long)(monotonic_us() - group->start_time_us));
 	while (!group_ended(group)) {
 		if (ioctl(vcpu->fd, KVM_RUN, 0) == 0) {
 			serve_exit(vcpu);
@@ -217,6 +213,7 @@ int vcpus_create(struct vcpus **out, const struct vcpus_config *config, struct e
 	group->mmio = config->mmio;
 	group->vm = config->vm;
 	group->log = config->log;
+	group->start_time_us = config->start_time_us;
 	pthread_mutex_init(&group->lock, NULL);
 	pthread_cond_init(&group->changed, NULL);
 	for (unsigned int i = 0; i < LAYOUT_MAX_VCPUS; i++)

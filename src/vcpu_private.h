@@ -25,7 +25,7 @@ struct vcpus {
 	struct log *log;
 	int exit_fd;
 	_Atomic int exit_reason;
-	_Atomic uint64_t first_run_ns;
+	uint64_t start_time_us;
 
 	/* Guards what follows: who should run and who stands still. */
 	pthread_mutex_t lock;

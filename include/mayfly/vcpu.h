@@ -27,6 +27,7 @@ struct vcpus_config {
 	const struct bus *pio, *mmio; /* borrowed */
 	struct vm *vm;		      /* borrowed */
 	struct log *log;	      /* borrowed */
+	uint64_t start_time_us;	      /* CLOCK_MONOTONIC when the machine was asked for; 0: unknown */
 };
 
 /* Makes the vCPUs with their CPUID, MSRs and local APICs. */
@@ -51,8 +52,5 @@ enum vcpus_exit vcpus_exit_reason(const struct vcpus *vcpus);
 
 /* Any thread: the machine ends as VCPUS_RESET. A calling vCPU enters the guest no more. */
 void vcpus_request_reset(struct vcpus *vcpus);
-
-/* CLOCK_MONOTONIC in nanoseconds just before the first KVM_RUN of the boot vCPU; 0 before. */
-uint64_t vcpus_first_run_ns(const struct vcpus *vcpus);
 
 #endif
