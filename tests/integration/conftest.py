@@ -1,7 +1,91 @@
-"""What all integration tests share: each subject's fixtures are in a file of their own."""
+"""Fixtures of the integration tests: the real mayfly, on whatever host this is.
+
+Which kernels there are for guests depends on the host (harness/kernels.py). Tests that take the
+fixture `kernel` run with the first of them, those that take `each_kernel` with all.
+"""
+import contextlib
 import os
+import pathlib
+import shutil
 import sys
+
+import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
+from harness import kernels  # noqa: E402
+from harness.workshop import Workshop  # noqa: E402
+
 pytest_plugins = ["host_fixtures"]
+
+
+def pytest_addoption(parser):
+    parser.addoption("--mayfly", metavar="PATH", help="the program to test (or set MAYFLY)")
+
+
+@pytest.fixture(scope="session")
+def program(request):
+    named = request.config.getoption("--mayfly") or os.environ.get("MAYFLY")
+    path = pathlib.Path(named or kernels.REPOSITORY / "build" / "mayfly").absolute()
+    if not os.access(path, os.X_OK):
+        pytest.exit(f"{path}: no such program; name it with --mayfly or MAYFLY", returncode=2)
+    return path
+
+
+@pytest.fixture
+def workshop(program):
+    work = Workshop(program)
+    yield work
+    work.clean_up()
+
+
+@pytest.fixture(scope="session")
+def new_workshop(program):
+    """For fixtures whose guests serve several tests: a workshop that ends with the `with`."""
+    @contextlib.contextmanager
+    def make():
+        work = Workshop(program)
+        try:
+            yield work
+        finally:
+            work.clean_up()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def host_kind():
+    return kernels.host_kind()
+
+
+@pytest.fixture(scope="session")
+def kvm(host_kind):
+    """For tests whose guest is a few instructions long: they run on every KVM."""
+    if host_kind == "none":
+        pytest.skip(kernels.why_no_guests())
+
+
+def pytest_generate_tests(metafunc):
+    available = kernels.guest_kernels()
+    for name, chosen in (("kernel", available[:1]), ("each_kernel", available)):
+        if name in metafunc.fixturenames:
+            if chosen:
+                metafunc.parametrize(name, chosen, ids=str, scope="session")
+            else:
+                metafunc.parametrize(name, [pytest.param(None, marks=pytest.mark.skip(
+                    reason=kernels.why_no_guests()))], ids=["no-kernel"], scope="session")
+
+
+def pytest_report_header(config):
+    names = ", ".join(map(str, kernels.guest_kernels())) or "none"
+    return f"host: {kernels.host_kind()}; guest kernels: {names}"
+
+
+@pytest.fixture
+def needs():
+    """Skips a test when a program is missing, and says which."""
+    def check(*programs):
+        for name in programs:
+            if not shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin"):
+                pytest.skip(f"{name} is not installed")
+    return check

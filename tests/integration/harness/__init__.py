@@ -1,0 +1,1 @@
+"""What the integration tests are made of: monitors, their clients, guests, kernels and images."""

@@ -1,0 +1,214 @@
+"""Linux guests boot, by every protocol and platform description, and find the machine they were given."""
+import dataclasses
+import re
+
+import pytest
+
+from harness import images, kernels
+from harness.kernels import Kernel
+
+GAP_MIB = 3072  # memory beyond this lies above the 32-bit MMIO gap
+
+pytestmark = pytest.mark.guest
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One way to boot a kernel."""
+
+    kernel: Kernel
+    protocol: str
+    acpi: bool
+    vcpus: int
+    mem: int
+
+    def __str__(self):
+        return (f"{self.kernel}-{self.protocol}-{'acpi' if self.acpi else 'noacpi'}-"
+                f"{self.vcpus}cpu-{self.mem}M")
+
+
+def variants(kernel):
+    """Every protocol, with and without ACPI, each with every vCPU count and both memory layouts."""
+    counts = [count for count in (1, 2, 4) if count <= kernel.max_vcpus]
+    for protocol in kernel.protocols:
+        for acpi in [True] * kernel.with_acpi + [False] * kernel.without_acpi:
+            for number, count in enumerate(counts):
+                above = number == (1 if len(counts) > 1 else 0)
+                yield Variant(kernel, protocol, acpi, count, 256 + 64 * number)
+                if above:
+                    yield Variant(kernel, protocol, acpi, count, GAP_MIB + 512)
+
+
+def pytest_generate_tests(metafunc):
+    if "variant" not in metafunc.fixturenames:
+        return
+    chosen = [variant for kernel in kernels.guest_kernels() for variant in variants(kernel)]
+    if not chosen:
+        chosen = [pytest.param(None, marks=pytest.mark.skip(reason=kernels.why_no_guests()))]
+    metafunc.parametrize("variant", chosen, ids=str, scope="class")
+
+
+@pytest.fixture(scope="class")
+def guest(new_workshop, variant):
+    """One guest for each variant, with two disks."""
+    with new_workshop() as workshop:
+        disks = [{"path": workshop.disk(name, 1 << 20)} for name in ("one", "two")]
+        # A bzImage is booted without saying how: the field is for ELF files, which have a choice.
+        protocol = variant.protocol if len(variant.kernel.protocols) > 1 else None
+        yield workshop.boot(variant.kernel, vcpus=variant.vcpus, mem=variant.mem,
+                            protocol=protocol, acpi=variant.acpi, drives=disks)
+
+
+class TestMachine:
+    def test_the_guest_has_the_vcpus_it_was_given(self, guest, variant):
+        assert guest.run("nproc").strip() == str(variant.vcpus)
+        assert guest.read("/sys/devices/system/cpu/online") == (
+            "0" if variant.vcpus == 1 else f"0-{variant.vcpus - 1}")
+
+    def test_the_guest_has_the_memory_it_was_given(self, guest, variant):
+        total = int(re.search(r"MemTotal: +([0-9]+) kB", guest.read("/proc/meminfo"))[1])
+        # The kernel counts without itself, its table of pages, and what ACPI and the BIOS area take.
+        assert variant.mem * 1024 * 0.93 - 40 * 1024 < total < variant.mem * 1024
+
+    def test_memory_lies_below_and_above_the_gap(self, guest, variant):
+        ranges = re.findall(r"^\s*([0-9a-f]+)-([0-9a-f]+) : System RAM", guest.read("/proc/iomem"), re.M)
+        ends = [int(end, 16) + 1 for _, end in ranges]
+        total = sum(int(end, 16) + 1 - int(start, 16) for start, end in ranges)
+        if variant.mem > GAP_MIB:
+            assert GAP_MIB << 20 in ends
+            assert max(ends) == (4096 + variant.mem - GAP_MIB) << 20
+        else:
+            assert max(ends) == variant.mem << 20
+        # All but the first page, the EBDA and the 384 KiB below 1 MiB.
+        assert (variant.mem << 20) - (512 << 10) < total < variant.mem << 20
+
+    def test_memory_holds_what_is_written(self, guest):
+        """The kernel takes the highest memory first: what lies above the gap, if anything does."""
+        guest.run("mount -t tmpfs -o size=130m tmpfs /mnt && cp /dev/vda /mnt/zero && "
+                  "for i in $(seq 128); do echo $i; cat /mnt/zero; done >/mnt/f && sync")
+        lines = guest.run("tr -d '\\0' </mnt/f", 300).split()
+        assert lines == [str(number) for number in range(1, 129)]
+        guest.run("umount /mnt")
+
+    def test_interrupts_of_serial_port_and_disks_arrive_on_their_lines(self, guest, variant):
+        guest.run("dd if=/dev/vda of=/dev/null bs=4k count=8 iflag=direct 2>/dev/null")
+        table = guest.read("/proc/interrupts")
+        header, *lines = table.splitlines()
+        assert header.split() == [f"CPU{number}" for number in range(variant.vcpus)]
+        counts = {}
+        for line in lines:
+            match = re.match(rf"\s*(\w+):((?:\s+[0-9]+){{{variant.vcpus}}})\s*(.*)", line)
+            if match:
+                counts[match[1]] = (sum(map(int, match[2].split())), match[3])
+        assert counts["4"][0] > 0 and "ttyS0" in counts["4"][1]
+        assert counts["5"][0] > 0 and "virtio0" in counts["5"][1]
+        assert counts["6"][0] > 0 and "virtio1" in counts["6"][1]
+        assert counts["LOC"][0] > 0
+        assert counts.get("ERR", (0,))[0] == 0
+        # An interrupt that nobody takes would be a device that nobody wanted.
+        assert counts.get("MIS", (0,))[0] == 0
+
+    def test_the_kernel_was_entered_by_the_protocol_asked_for(self, guest, variant):
+        """Linux' own PVH entry gives itself a boot loader number; 255 is what we say of ourselves."""
+        kind = guest.read("/proc/sys/kernel/bootloader_type")
+        assert kind == ("176" if variant.protocol == "PVH" else "255")
+
+    def test_each_device_is_found_exactly_once(self, guest):
+        assert sorted(guest.run("ls /sys/bus/virtio/devices").split()) == ["virtio0", "virtio1"]
+        assert guest.disks() == ["vda", "vdb"]
+        bound = guest.run("ls -d /sys/bus/virtio/drivers/virtio_blk/virtio*").split()
+        assert len(bound) == 2
+
+    def test_devices_are_found_where_the_variant_says(self, guest, variant):
+        paths = guest.run("readlink -f /sys/bus/virtio/devices/virtio0").strip()
+        if variant.acpi:
+            assert "LNRO0005" in paths
+        else:
+            assert "LNRO0005" not in paths and "virtio-mmio" in paths
+
+    def test_the_kernel_log_has_no_errors(self, guest, variant):
+        """Nothing at level error or worse, but for what every such machine shows."""
+        status, text = guest.try_run("dmesg -r")
+        if status != 0 or not text.lstrip().startswith("<"):
+            text = "\n".join(f"<6>{line}" for line in guest.run("dmesg").splitlines())
+        errors = [line for line in text.splitlines() if re.match(r"<[0-3]>", line.strip())]
+        known = re.compile(r"TSC doesn't count with P0 frequency|Spectre|Speculative|RETBleed|"
+                           r"fail to initialize ptp_kvm|SRSO|MDS|TAA|TSX|microcode"
+                           # A PVM host cannot intercept the guest's CPUID.
+                           + ("|APIC ID mismatch" if kernels.host_kind() == "pvm" else ""))
+        assert [line for line in errors if not known.search(line)] == []
+        assert not re.search(r"WARNING: CPU|Call Trace|BUG:|lockup|nobody cared|Unknown interrupt", text)
+
+    def test_i8042_is_probed_without_a_time_out(self, guest):
+        text = guest.run("dmesg")
+        assert "i8042" in text
+        assert not re.search(r"i8042.*(fail|timeout|time-out|No controller|Can't|unable)", text)
+
+    def test_the_clock_is_kvm_clock_or_the_tsc(self, guest):
+        source = guest.read("/sys/devices/system/clocksource/clocksource0/current_clocksource")
+        assert source in ("kvm-clock", "tsc")
+
+    def test_all_vcpus_do_work(self, guest, variant):
+        """One loop pinned to each vCPU: each vCPU's count of its own clock interrupts grows."""
+        before = loc_counts(guest)
+        guest.run("; ".join(f"taskset {1 << number:x} sh -c 'i=0; while [ $i -lt 20000 ]; "
+                            f"do i=$((i+1)); done' & true" for number in range(variant.vcpus)) + "; wait", 300)
+        after = loc_counts(guest)
+        assert len(after) == variant.vcpus
+        assert all(new > old for old, new in zip(before, after))
+
+    def test_reboot_ends_the_monitor_with_status_0(self, guest):
+        """The last of this class: nothing of the guest is left then."""
+        assert guest.reboot() == 0
+        assert not guest.monitor.socket_path.exists()
+
+
+def loc_counts(guest):
+    line = re.search(r"LOC:((?:\s+[0-9]+)+)", guest.read("/proc/interrupts"))
+    return list(map(int, line[1].split()))
+
+
+class TestKinds:
+    def test_smt_shows_in_the_topology(self, workshop, kernel):
+        if kernel.max_vcpus < 4:
+            pytest.skip(f"kernel {kernel} has one CPU")
+        guest = workshop.boot(kernel, vcpus=4, machine={"smt": True})
+        siblings = [guest.read(f"/sys/devices/system/cpu/cpu{n}/topology/thread_siblings_list")
+                    for n in range(4)]
+        assert siblings == ["0-1", "0-1", "2-3", "2-3"]
+        info = guest.read("/proc/cpuinfo")
+        assert info.count("processor\t:") == 4
+        assert not re.search(r"\b(vmx|svm)\b", info)
+        assert "hypervisor" in info
+
+    @pytest.mark.parametrize("pages", ["None", "Transparent"])
+    def test_huge_pages_setting(self, workshop, kernel, pages):
+        guest = workshop.boot(kernel, machine={"huge_pages": pages})
+        assert guest.run("echo works").strip() == "works"
+        assert guest.reboot() == 0
+
+    def test_32_vcpus(self, workshop, kernel):
+        if kernel.max_vcpus < 32:
+            pytest.skip(f"kernel {kernel} has {kernel.max_vcpus} CPU")
+        guest = workshop.boot(kernel, vcpus=32, mem=512, ready=False)
+        guest.wait_ready(600)
+        assert guest.run("nproc", 300).strip() == "32"
+
+    def test_default_boot_arguments_boot_a_root_disk(self, workshop, kernel):
+        """Without boot_args there is no console; the root disk's init writes what it sees to the disk."""
+        if kernel.modules or kernel.arguments:
+            pytest.skip(f"kernel {kernel} needs an initrd or arguments")
+        init = workshop.file("init", "#!/bin/sh\nmount -t proc proc /proc\ncat /proc/cmdline >/seen\n"
+                             "sync\nreboot -f\n", mode=0o755)
+        disk = workshop.path("root.ext4")
+        images.subprocess.run([images.GUESTS / "ext4-root", "--out", disk, "--init", init,
+                               "--size", "32M"], check=True)
+        config = workshop.configuration(kernel, initrd=False, drives=[{"path": disk, "root": True}])
+        del config["boot-source"]["boot_args"]
+        monitor = workshop.start(config)
+        assert monitor.wait(120) == 0
+        seen = images.subprocess.run(["debugfs", "-R", "cat /seen", disk], capture_output=True,
+                                     text=True, check=True).stdout
+        assert seen.startswith("reboot=k panic=1 nomodule 8250.nr_uarts=0 i8042.noaux i8042.nomux "
+                               "i8042.dumbkbd swiotlb=noforce")
+        assert "root=/dev/vda rw" in seen
