@@ -6,8 +6,8 @@
  * The API socket is there before a configured guest starts, so that a socket that cannot be had stops everything
  * before a guest has touched its disks.
  */
+#include <fcntl.h>
 #include <stdio.h>
-#include <string.h>
 
 #include "mayfly/api.h"
 #include "mayfly/signals.h"
@@ -111,6 +111,19 @@ static int run_loop(struct process *process, struct error *err)
 	return VMM_EXIT_ERROR;
 }
 
+/*
+ * A parent may have closed the standard descriptors. What we open then must not take their numbers, or the log would
+ * be written into it.
+ */
+static bool claim_standard_descriptors(void)
+{
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd)
+			return false;
+	}
+	return true;
+}
+
 static int run_process(struct options *options)
 {
 	struct process process = { .loop = { .epoll_fd = -1 } };
@@ -137,6 +150,8 @@ int main(int argc, char **argv)
 	struct options options;
 	int exit_code = VMM_EXIT_OK;
 
+	if (!claim_standard_descriptors())
+		return VMM_EXIT_ERROR;
 	if (options_parse(&options, argc, argv, &err) < 0) {
 		config_vm_clear(&options.config);
 		return complain(&err, VMM_EXIT_ARGUMENTS);
