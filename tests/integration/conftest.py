@@ -76,6 +76,24 @@ def pytest_generate_tests(metafunc):
                     reason=kernels.why_no_guests()))], ids=["no-kernel"], scope="session")
 
 
+def suits(item):
+    """Whether the kernel that a test is to run with can do what the test is about."""
+    kernel = item.callspec.params.get("kernel") if hasattr(item, "callspec") else None
+    vcpus = item.get_closest_marker("vcpus")
+    if kernel and vcpus and kernel.max_vcpus < vcpus.args[0]:
+        return False
+    return not (kernel and item.get_closest_marker("plain_kernel")
+                and (kernel.modules or kernel.arguments))
+
+
+def pytest_collection_modifyitems(config, items):
+    """On a PVM host some tests have no kernel; they run in the emulated host, so say nothing of them."""
+    unfit = [item for item in items if not suits(item)]
+    if unfit:
+        config.hook.pytest_deselected(items=unfit)
+        items[:] = [item for item in items if suits(item)]
+
+
 def pytest_report_header(config):
     names = ", ".join(map(str, kernels.guest_kernels())) or "none"
     return f"host: {kernels.host_kind()}; guest kernels: {names}"
