@@ -7,6 +7,10 @@
  * descriptor, however the process ends. A block device can have several nodes, whose locks do not
  * meet; a writer of one claims the device itself with O_EXCL, which the kernel's own users (mounted
  * file systems, md, dm) do too.
+ *
+ * The lock has a descriptor of its own. The one for I/O is registered with io_uring, which lets go
+ * of it some time after the ring is closed or the process is dead: too late for a successor that is
+ * started at once.
  */
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -48,26 +52,29 @@ static bool same_file(const struct stat *status, const struct disk *disk)
 }
 
 /*
- * Opens the file, which is of the type that `status` says. O_NONBLOCK keeps the open from waiting
- * should it have been exchanged for a FIFO since; it must not stay, since io_uring would fail what
- * it cannot do at once.
+ * Opens the file, which is the one that `disk` says. O_NONBLOCK keeps the open from waiting should
+ * it have been exchanged for a FIFO since; it must not stay, since io_uring would fail what it
+ * cannot do at once.
  */
-static int open_file(struct disk *disk, const struct drive_config *config,
-		     const struct stat *status, struct error *err)
+static int open_file(const struct disk *disk, const struct drive_config *config, int extra_flags,
+		     int *fd, struct error *err)
 {
 	int flags = (config->is_read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
+	struct stat status;
 
-	if (S_ISBLK(status->st_mode) && !config->is_read_only)
-		flags |= O_EXCL;
-	disk->fd = open(config->path_on_host, flags);
-	if (disk->fd < 0 && errno == EBUSY)
+	*fd = open(config->path_on_host, flags | extra_flags);
+	if (*fd < 0 && errno == EBUSY)
 		return refuse_busy(config, err);
-	if (disk->fd < 0)
+	if (*fd < 0)
 		return error_errno(err, "drive %s: cannot open %s", config->drive_id,
 				   config->path_on_host);
-	if (fcntl(disk->fd, F_SETFL, 0) < 0)
-		return error_errno(err, "drive %s: cannot set flags of %s", config->drive_id,
+	if (fstat(*fd, &status) < 0 || fcntl(*fd, F_SETFL, 0) < 0)
+		return error_errno(err, "drive %s: cannot examine %s", config->drive_id,
 				   config->path_on_host);
+	if (!same_file(&status, disk))
+		return error_set(err, EAGAIN,
+				 "drive %s: %s was exchanged for another file just now",
+				 config->drive_id, config->path_on_host);
 	return 0;
 }
 
@@ -75,18 +82,37 @@ static int lock_file(struct disk *disk, const struct drive_config *config, struc
 {
 	struct flock lock = { .l_type = config->is_read_only ? F_RDLCK : F_WRLCK,
 			      .l_whence = SEEK_SET };
+	bool claim = disk->is_block_device && !config->is_read_only;
+	int result = open_file(disk, config, claim ? O_EXCL : 0, &disk->lock_fd, err);
 
-	if (fcntl(disk->fd, F_OFD_SETLK, &lock) == 0)
+	if (result < 0)
+		return result;
+	if (fcntl(disk->lock_fd, F_OFD_SETLK, &lock) == 0)
 		return 0;
 	if (errno == EAGAIN || errno == EACCES)
 		return refuse_busy(config, err);
 	return error_errno(err, "drive %s: cannot lock %s", config->drive_id, config->path_on_host);
 }
 
-static int measure(struct disk *disk, const struct drive_config *config, const struct stat *status,
-		   struct error *err)
+/* The lock that the replaced disk holds on the same file. */
+static int share_lock(struct disk *disk, const struct drive_config *config,
+		      const struct disk *replaced, struct error *err)
 {
-	disk->size_bytes = (uint64_t)status->st_size;
+	disk->lock_fd = fcntl(replaced->lock_fd, F_DUPFD_CLOEXEC, 0);
+	if (disk->lock_fd < 0)
+		return error_errno(err, "drive %s: cannot share the lock of %s", config->drive_id,
+				   config->path_on_host);
+	return 0;
+}
+
+static int measure(struct disk *disk, const struct drive_config *config, struct error *err)
+{
+	struct stat status;
+
+	if (fstat(disk->fd, &status) < 0)
+		return error_errno(err, "drive %s: cannot examine %s", config->drive_id,
+				   config->path_on_host);
+	disk->size_bytes = (uint64_t)status.st_size;
 	if (disk->is_block_device && ioctl(disk->fd, BLKGETSIZE64, &disk->size_bytes) < 0)
 		return error_errno(err, "drive %s: cannot read the size of %s", config->drive_id,
 				   config->path_on_host);
@@ -105,7 +131,7 @@ static int measure(struct disk *disk, const struct drive_config *config, const s
 static int prepare(struct disk *disk, const struct drive_config *config,
 		   const struct disk *replaced, struct error *err)
 {
-	struct stat status, opened;
+	struct stat status;
 	int result;
 
 	if (stat(config->path_on_host, &status) < 0)
@@ -118,32 +144,25 @@ static int prepare(struct disk *disk, const struct drive_config *config,
 	disk->cache_type = config->cache_type;
 	disk->device_id = disk->is_block_device ? status.st_rdev : status.st_dev;
 	disk->inode = status.st_ino;
-	if (replaced && replaced->read_only == disk->read_only && same_file(&status, replaced)) {
-		/* The same open file, and so the same lock: only the size may be another. */
-		disk->fd = fcntl(replaced->fd, F_DUPFD_CLOEXEC, 0);
-		if (disk->fd < 0)
-			return error_errno(err, "drive %s: cannot open %s again", config->drive_id,
-					   config->path_on_host);
-	} else {
-		result = open_file(disk, config, &status, err);
-		if (result < 0)
-			return result;
-	}
-	if (fstat(disk->fd, &opened) < 0)
-		return error_errno(err, "drive %s: cannot examine %s", config->drive_id,
-				   config->path_on_host);
-	if ((opened.st_mode & S_IFMT) != (status.st_mode & S_IFMT) || !same_file(&opened, disk))
-		return error_set(err, EAGAIN,
-				 "drive %s: %s was exchanged for another file just now",
-				 config->drive_id, config->path_on_host);
-	result = lock_file(disk, config, err);
-	return result < 0 ? result : measure(disk, config, &opened, err);
+	if (replaced && replaced->read_only == disk->read_only && same_file(&status, replaced))
+		result = share_lock(disk, config, replaced, err);
+	else
+		result = lock_file(disk, config, err);
+	if (result == 0)
+		result = open_file(disk, config, 0, &disk->fd, err);
+	return result < 0 ? result : measure(disk, config, err);
 }
 
 static void init(struct disk *disk)
 {
-	*disk = (struct disk) { .fd = -1, .completion_fd = -1 };
+	*disk = (struct disk) { .fd = -1, .lock_fd = -1, .completion_fd = -1 };
 	disk->finished_end = &disk->finished;
+}
+
+static void close_files(struct disk *disk)
+{
+	close_fd(&disk->fd);
+	close_fd(&disk->lock_fd);
 }
 
 int disk_check(const struct drive_config *config, struct error *err)
@@ -153,7 +172,7 @@ int disk_check(const struct drive_config *config, struct error *err)
 
 	init(&disk);
 	result = prepare(&disk, config, NULL, err);
-	close_fd(&disk.fd);
+	close_files(&disk);
 	return result;
 }
 
@@ -175,7 +194,7 @@ int disk_open(struct disk **out, const struct drive_config *config, unsigned int
 			error_prefix(err, "drive %s", config->drive_id);
 	}
 	if (result < 0) {
-		close_fd(&disk->fd);
+		close_files(disk);
 		free(disk);
 		return result;
 	}
@@ -189,7 +208,7 @@ void disk_close(struct disk *disk)
 		return;
 	disk_drain(disk);
 	disk->engine->stop(disk);
-	close_fd(&disk->fd);
+	close_files(disk);
 	free(disk);
 }
 

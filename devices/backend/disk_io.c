@@ -170,6 +170,10 @@ bool disk_finish_step(struct disk *disk, struct disk_request *request, int64_t r
 	}
 }
 
+/*
+ * A range of a block device is changed through the descriptor that has claimed it: the kernel would
+ * otherwise not drop what its page cache holds of the range, and fail with EBUSY.
+ */
 static int64_t call(const struct disk *disk, const struct disk_step *step)
 {
 	uint64_t range[2] = { step->offset_bytes, step->length_bytes };
@@ -184,9 +188,10 @@ static int64_t call(const struct disk *disk, const struct disk_step *step)
 	case STEP_DATASYNC:
 		return fdatasync(disk->fd);
 	case STEP_FALLOCATE:
-		return fallocate(disk->fd, step->fallocate_mode, offset, (off_t)step->length_bytes);
+		return fallocate(disk->lock_fd, step->fallocate_mode, offset,
+				 (off_t)step->length_bytes);
 	case STEP_DISCARD:
-		return ioctl(disk->fd, BLKDISCARD, range);
+		return ioctl(disk->lock_fd, BLKDISCARD, range);
 	}
 	errno = EINVAL;
 	return -1;

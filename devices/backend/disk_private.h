@@ -50,6 +50,7 @@ struct disk_uring;
 struct disk {
 	const struct disk_engine *engine;
 	int fd;
+	int lock_fd; /* of the same file; also for what changes ranges, see disk_io.c */
 	int completion_fd;
 	bool is_block_device;
 	bool read_only;

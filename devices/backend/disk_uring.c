@@ -113,16 +113,17 @@ static void prepare_transfer(struct io_uring_sqe *sqe, const struct disk_step *s
 	sqe->rw_flags = step->write_flags;
 }
 
-static void prepare(struct io_uring_sqe *sqe, const struct disk_step *step)
+static void prepare(const struct disk *disk, struct io_uring_sqe *sqe, const struct disk_step *step)
 {
 	switch (step->kind) {
 	case STEP_DATASYNC:
 		io_uring_prep_fsync(sqe, FILE_INDEX, IORING_FSYNC_DATASYNC);
 		break;
 	case STEP_FALLOCATE:
-		io_uring_prep_fallocate(sqe, FILE_INDEX, step->fallocate_mode,
+		/* The lock's descriptor (disk_io.c), which is not registered: see disk.c. */
+		io_uring_prep_fallocate(sqe, disk->lock_fd, step->fallocate_mode,
 					(off_t)step->offset_bytes, (off_t)step->length_bytes);
-		break;
+		return;
 	default:
 		prepare_transfer(sqe, step);
 		break;
@@ -144,7 +145,7 @@ static void submit(struct disk *disk, struct disk_request *request)
 		disk_run_plainly(disk, request);
 		return;
 	}
-	prepare(sqe, &step);
+	prepare(disk, sqe, &step);
 	io_uring_sqe_set_data(sqe, request);
 	uring->queued[uring->queued_count++] = sqe;
 }
