@@ -340,7 +340,7 @@ int vmm_start(struct vmm *vmm, struct error *err)
 	if (result < 0)
 		return result;
 	vmm->state = VMM_RUNNING;
-	log_info(vmm->log, "the microVM runs: %llu vCPUs, %llu MiB, %u drives",
+	log_info(vmm->log, "the microVM runs; vCPUs: %llu, memory: %llu MiB, drives: %u",
 		 (unsigned long long)vmm->config.machine.vcpu_count,
 		 (unsigned long long)vmm->config.machine.mem_size_mib, vmm->config.drive_count);
 	if (vmm->metrics.fd >= 0) {
