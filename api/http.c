@@ -1,5 +1,5 @@
 /*
- * The HTTP request parser and the bytes of answers: RFC 9112, as strict as include/mayfly/http.h
+ * The HTTP request reader and the bytes of answers: RFC 9112, as strict as include/mayfly/http.h
  * says.
  *
  * Bytes of the request line and of each header are gathered in one line buffer until their CRLF,
@@ -13,33 +13,33 @@
 
 #include "mayfly/http.h"
 
-void http_parser_init(struct http_parser *parser, size_t max_body_bytes)
+void http_reader_init(struct http_reader *reader, size_t max_body_bytes)
 {
-	memset(parser, 0, sizeof(*parser));
-	parser->max_body_bytes = max_body_bytes;
+	memset(reader, 0, sizeof(*reader));
+	reader->max_body_bytes = max_body_bytes;
 }
 
-void http_parser_destroy(struct http_parser *parser)
+void http_reader_destroy(struct http_reader *reader)
 {
-	free(parser->request.body);
-	parser->request.body = NULL;
+	free(reader->request.body);
+	reader->request.body = NULL;
 }
 
-void http_parser_reset(struct http_parser *parser)
+void http_reader_reset(struct http_reader *reader)
 {
-	size_t max_body_bytes = parser->max_body_bytes;
+	size_t max_body_bytes = reader->max_body_bytes;
 
-	http_parser_destroy(parser);
-	http_parser_init(parser, max_body_bytes);
+	http_reader_destroy(reader);
+	http_reader_init(reader, max_body_bytes);
 }
 
-bool http_parser_take_continue(struct http_parser *parser)
+bool http_reader_take_continue(struct http_reader *reader)
 {
 	/* A client that sends the body at once does not wait any more (RFC 9110, 10.1.1). */
-	bool waits = parser->expects_continue && parser->state == HTTP_STATE_BODY &&
-		     parser->request.body_bytes == 0;
+	bool waits = reader->expects_continue && reader->state == HTTP_STATE_BODY &&
+		     reader->request.body_bytes == 0;
 
-	parser->expects_continue = parser->expects_continue && !waits;
+	reader->expects_continue = reader->expects_continue && !waits;
 	return waits;
 }
 
@@ -96,11 +96,11 @@ static int take_target(struct http_request *request, const char *target, size_t 
 }
 
 /* "METHOD SP target SP HTTP/1.x" */
-static int take_request_line(struct http_parser *parser, struct error *err)
+static int take_request_line(struct http_reader *reader, struct error *err)
 {
-	struct http_request *request = &parser->request;
-	const char *line = parser->line, *end = line + parser->line_bytes;
-	const char *target = memchr(line, ' ', parser->line_bytes);
+	struct http_request *request = &reader->request;
+	const char *line = reader->line, *end = line + reader->line_bytes;
+	const char *target = memchr(line, ' ', reader->line_bytes);
 	const char *version = target ? memchr(target + 1, ' ', (size_t)(end - target - 1)) : NULL;
 	size_t method_bytes;
 	int result;
@@ -137,12 +137,12 @@ static bool is_name(const char *name, size_t length, const char *wanted)
 	return length == strlen(wanted) && strncasecmp(name, wanted, length) == 0;
 }
 
-static int take_content_length(struct http_parser *parser, const char *value, size_t length,
+static int take_content_length(struct http_reader *reader, const char *value, size_t length,
 			       struct error *err)
 {
 	size_t total = 0;
 
-	if (parser->has_content_length)
+	if (reader->has_content_length)
 		return error_set(err, EINVAL, "Malformed request: more than one Content-Length.");
 	if (length == 0)
 		return error_set(err, EINVAL, "Malformed request: Content-Length has no value.");
@@ -158,8 +158,8 @@ static int take_content_length(struct http_parser *parser, const char *value, si
 		else
 			total = total * 10 + digit;
 	}
-	parser->has_content_length = true;
-	parser->content_length = total;
+	reader->has_content_length = true;
+	reader->content_length = total;
 	return 0;
 }
 
@@ -185,15 +185,15 @@ static void take_connection(struct http_request *request, const char *value, siz
 	}
 }
 
-static int take_header(struct http_parser *parser, struct error *err)
+static int take_header(struct http_reader *reader, struct error *err)
 {
-	const char *line = parser->line, *end = line + parser->line_bytes;
-	const char *colon = memchr(line, ':', parser->line_bytes);
+	const char *line = reader->line, *end = line + reader->line_bytes;
+	const char *colon = memchr(line, ':', reader->line_bytes);
 	size_t name_bytes = colon ? (size_t)(colon - line) : 0;
 	const char *value;
 	size_t length;
 
-	if (++parser->header_count > HTTP_MAX_HEADERS)
+	if (++reader->header_count > HTTP_MAX_HEADERS)
 		return error_set(err, EINVAL, "Malformed request: more than %d headers.",
 				 HTTP_MAX_HEADERS);
 	/* This also refuses folded lines, which begin with a space, and a space before the colon.
@@ -215,70 +215,70 @@ static int take_header(struct http_parser *parser, struct error *err)
 					 "Malformed request: a header has a control character.");
 	}
 	if (is_name(line, name_bytes, "Content-Length"))
-		return take_content_length(parser, value, length, err);
+		return take_content_length(reader, value, length, err);
 	if (is_name(line, name_bytes, "Transfer-Encoding"))
 		return error_set(err, EINVAL,
 				 "Unsupported header: Transfer-Encoding. Send the body with a "
 				 "Content-Length.");
 	if (is_name(line, name_bytes, "Connection"))
-		take_connection(&parser->request, value, length);
+		take_connection(&reader->request, value, length);
 	if (is_name(line, name_bytes, "Expect")) {
 		if (!is_name(value, length, "100-continue"))
 			return error_set(
 				err, EINVAL,
 				"Unsupported header: Expect with anything but 100-continue.");
 		/* RFC 9110, 10.1.1: from an HTTP/1.0 client the expectation is ignored. */
-		parser->expects_continue = parser->request.minor_version == 1;
+		reader->expects_continue = reader->request.minor_version == 1;
 	}
 	return 0;
 }
 
-static int take_end_of_headers(struct http_parser *parser, struct error *err)
+static int take_end_of_headers(struct http_reader *reader, struct error *err)
 {
-	struct http_request *request = &parser->request;
+	struct http_request *request = &reader->request;
 
-	if (parser->content_length == 0) {
-		parser->state = HTTP_STATE_DONE;
+	if (reader->content_length == 0) {
+		reader->state = HTTP_STATE_DONE;
 		return 0;
 	}
-	if (parser->content_length > parser->max_body_bytes)
+	if (reader->content_length > reader->max_body_bytes)
 		return error_set(
 			err, EINVAL,
 			"Payload with size %zu is larger than the limit of %zu allowed by server.\n"
 			"All previous unanswered requests will be dropped.",
-			parser->content_length, parser->max_body_bytes);
-	request->body = malloc(parser->content_length + 1);
+			reader->content_length, reader->max_body_bytes);
+	request->body = malloc(reader->content_length + 1);
 	if (!request->body)
 		return error_set(err, ENOMEM, "Out of memory for a body of %zu bytes.",
-				 parser->content_length);
+				 reader->content_length);
 	request->body[0] = '\0';
-	parser->state = HTTP_STATE_BODY;
+	reader->state = HTTP_STATE_BODY;
 	return 0;
 }
 
 /* One complete line, its CRLF left out. */
-static int take_line(struct http_parser *parser, struct error *err)
+static int take_line(struct http_reader *reader, struct error *err)
 {
 	int result;
 
-	if (parser->state == HTTP_STATE_HEADERS)
-		return parser->line_bytes == 0 ? take_end_of_headers(parser, err)
-					       : take_header(parser, err);
+	if (reader->state == HTTP_STATE_HEADERS)
+		return reader->line_bytes == 0 ? take_end_of_headers(reader, err)
+					       : take_header(reader, err);
 	/* RFC 9112, 2.2: some clients send a CRLF behind a body. */
-	if (parser->line_bytes == 0 && !parser->skipped_empty_line) {
-		parser->skipped_empty_line = true;
+	if (reader->line_bytes == 0 && !reader->skipped_empty_line) {
+		reader->skipped_empty_line = true;
 		return 0;
 	}
-	result = take_request_line(parser, err);
+	result = take_request_line(reader, err);
 	if (result == 0)
-		parser->state = HTTP_STATE_HEADERS;
+		reader->state = HTTP_STATE_HEADERS;
 	return result;
 }
 
 /* Takes one byte of a line; at its CRLF, the line. */
-static int take_line_byte(struct http_parser *parser, char byte, struct error *err)
+static int take_line_byte(struct http_reader *reader, char byte, struct error *err)
 {
-	bool after_cr = parser->line_bytes > 0 && parser->line[parser->line_bytes - 1] == '\r';
+	bool after_cr = reader->line_bytes > 0 && reader->line[reader->line_bytes - 1] == '\r';
 	int result;
 
 	if (after_cr != (byte == '\n'))
@@ -286,46 +286,46 @@ static int take_line_byte(struct http_parser *parser, char byte, struct error *e
 			err, EINVAL,
 			"Malformed request: lines end with CR LF, and neither stands alone.");
 	if (byte == '\n') {
-		parser->line_bytes--;
-		result = take_line(parser, err);
-		parser->line_bytes = 0;
+		reader->line_bytes--;
+		result = take_line(reader, err);
+		reader->line_bytes = 0;
 		return result;
 	}
-	if (parser->line_bytes == HTTP_MAX_LINE_BYTES && byte != '\r')
+	if (reader->line_bytes == HTTP_MAX_LINE_BYTES && byte != '\r')
 		return error_set(err, EINVAL, "Malformed request: a line is longer than %d bytes.",
 				 HTTP_MAX_LINE_BYTES);
-	parser->line[parser->line_bytes++] = byte;
+	reader->line[reader->line_bytes++] = byte;
 	return 0;
 }
 
-static size_t take_body(struct http_parser *parser, const char *data, size_t length)
+static size_t take_body(struct http_reader *reader, const char *data, size_t length)
 {
-	struct http_request *request = &parser->request;
-	size_t missing = parser->content_length - request->body_bytes;
+	struct http_request *request = &reader->request;
+	size_t missing = reader->content_length - request->body_bytes;
 	size_t count = length < missing ? length : missing;
 
 	memcpy(request->body + request->body_bytes, data, count);
 	request->body_bytes += count;
 	request->body[request->body_bytes] = '\0';
 	if (count == missing)
-		parser->state = HTTP_STATE_DONE;
+		reader->state = HTTP_STATE_DONE;
 	return count;
 }
 
-enum http_progress http_parser_feed(struct http_parser *parser, const char *data, size_t length,
+enum http_progress http_reader_feed(struct http_reader *reader, const char *data, size_t length,
 				    size_t *consumed, struct error *err)
 {
 	size_t used = 0;
 
-	while (used < length && parser->state != HTTP_STATE_DONE &&
-	       parser->state != HTTP_STATE_BAD) {
-		if (parser->state == HTTP_STATE_BODY)
-			used += take_body(parser, data + used, length - used);
-		else if (take_line_byte(parser, data[used++], err) < 0)
-			parser->state = HTTP_STATE_BAD;
+	while (used < length && reader->state != HTTP_STATE_DONE &&
+	       reader->state != HTTP_STATE_BAD) {
+		if (reader->state == HTTP_STATE_BODY)
+			used += take_body(reader, data + used, length - used);
+		else if (take_line_byte(reader, data[used++], err) < 0)
+			reader->state = HTTP_STATE_BAD;
 	}
 	*consumed = used;
-	switch (parser->state) {
+	switch (reader->state) {
 	case HTTP_STATE_DONE:
 		return HTTP_COMPLETE;
 	case HTTP_STATE_BAD:

@@ -16,6 +16,7 @@
 struct api_call {
 	const struct api_route *route;
 	struct vmm *vmm;
+	char path[HTTP_MAX_LINE_BYTES + 1];
 	const char *id;	    /* the path's second part, for resources that have one */
 	const json_t *body; /* PUT and PATCH */
 	json_t *answer;	    /* GET; owned */
@@ -337,15 +338,14 @@ static int call_handler(const struct http_request *request, struct api_call *cal
 
 static int handle(struct api_call *call, const struct http_request *request, struct error *err)
 {
-	char path[HTTP_MAX_LINE_BYTES + 1];
 	int result = refuse_resource(request, err);
 
 	if (result == 0)
 		result = check_body_presence(request, err);
 	if (result < 0)
 		return result;
-	memcpy(path, request->path, sizeof(path));
-	call->route = find_route(request->method, path, &call->id);
+	memcpy(call->path, request->path, sizeof(call->path));
+	call->route = find_route(request->method, call->path, &call->id);
 	if (!call->route)
 		return error_set(err, EINVAL, "Invalid request method and/or path: %s %.512s.",
 				 request->method_name, request->path);

@@ -1,5 +1,5 @@
 /*
- * The API server: accepts connections, moves bytes between them and the parser, and answers.
+ * The API server: accepts connections, moves bytes between them and the reader, and answers.
  *
  * A connection holds what it has read and not yet parsed (one buffer), and the answer that is being
  * sent (one at a time). While an answer is not fully written the connection is not read, so that a
@@ -27,7 +27,7 @@ struct connection {
 	struct loop_source source;
 	struct api_server *server;
 	int fd;
-	struct http_parser parser;
+	struct http_reader reader;
 	char input[INPUT_BYTES];
 	size_t input_bytes, input_next;
 	char *output; /* the answer being sent; NULL: none */
@@ -60,7 +60,7 @@ static void connection_close(struct connection *connection)
 	}
 	loop_remove(server->loop, &connection->source);
 	close_fd(&connection->fd);
-	http_parser_destroy(&connection->parser);
+	http_reader_destroy(&connection->reader);
 	free(connection->output);
 	free(connection);
 }
@@ -97,15 +97,15 @@ static bool queue_continue(struct connection *connection)
 
 static bool answer_request(struct connection *connection)
 {
-	struct http_parser *parser = &connection->parser;
+	struct http_reader *reader = &connection->reader;
 	struct http_response response = { 0 };
 	bool queued;
 
-	api_handle(connection->server->vmm, &parser->request, &response);
-	queued = queue_answer(connection, &response, parser->request.minor_version,
-			      parser->request.keep_alive);
+	api_handle(connection->server->vmm, &reader->request, &response);
+	queued = queue_answer(connection, &response, reader->request.minor_version,
+			      reader->request.keep_alive);
 	http_response_clear(&response);
-	http_parser_reset(parser);
+	http_reader_reset(reader);
 	return queued;
 }
 
@@ -117,7 +117,7 @@ static bool use_input(struct connection *connection)
 	struct error err = { 0 };
 	size_t consumed;
 
-	switch (http_parser_feed(&connection->parser, connection->input + connection->input_next,
+	switch (http_reader_feed(&connection->reader, connection->input + connection->input_next,
 				 connection->input_bytes - connection->input_next, &consumed,
 				 &err)) {
 	case HTTP_COMPLETE:
@@ -131,7 +131,7 @@ static bool use_input(struct connection *connection)
 		break;
 	}
 	connection->input_next += consumed;
-	return http_parser_take_continue(&connection->parser) ? queue_continue(connection) : true;
+	return http_reader_take_continue(&connection->reader) ? queue_continue(connection) : true;
 }
 
 /* Sends what the socket takes. Returns false when the client is gone. */
@@ -263,7 +263,7 @@ static void connection_open(struct api_server *server, int fd)
 	}
 	connection->server = server;
 	connection->fd = fd;
-	http_parser_init(&connection->parser, server->max_payload_bytes);
+	http_reader_init(&connection->reader, server->max_payload_bytes);
 	*place = connection;
 	if (loop_add(server->loop, &connection->source, fd, EPOLLIN, on_connection, &err) < 0) {
 		log_error(vmm_log(server->vmm), "an API connection cannot be served: %s",

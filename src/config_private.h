@@ -38,7 +38,7 @@ int config_check_uint(const struct config_field *field, uint64_t value, struct e
 /* A kernel and its platform tables need some room; above, 46 bits of guest physical address are
  * what KVM hosts have. */
 #define CONFIG_MIN_MEMORY_MIB 16
-#define CONFIG_MAX_MEMORY_MIB (64 * 1024 * 1024)
+#define CONFIG_MAX_MEMORY_MIB (64 * MIB) /* 64 Mi MiB: 2^46 bytes */
 
 /* No object has more fields. */
 #define CONFIG_MAX_FIELDS 16

@@ -30,7 +30,8 @@ static const struct config_field boot_source_fields[] = {
 	{ BOOT_SOURCE(kernel_image_path), .type = CONFIG_STRING, .required = true },
 	{ BOOT_SOURCE(initrd_path), .type = CONFIG_STRING, .nullable = true },
 	{ BOOT_SOURCE(boot_args), .type = CONFIG_STRING, .nullable = true },
-	{ BOOT_SOURCE(boot_protocol), .type = CONFIG_ENUM, .nullable = true, .names = boot_protocol_names },
+	{ BOOT_SOURCE(boot_protocol), .type = CONFIG_ENUM, .nullable = true,
+	  .names = boot_protocol_names },
 };
 OBJECT(config_boot_source_object, "boot-source", boot_source_config, boot_source_fields);
 

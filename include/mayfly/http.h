@@ -1,13 +1,13 @@
 /*
- * HTTP/1.1 as the API speaks it (RFC 9112): an incremental request parser, and the bytes of an
+ * HTTP/1.1 as the API speaks it (RFC 9112): an incremental request reader, and the bytes of an
  * answer.
  *
- * The parser takes bytes in pieces of any size and keeps no more than one line and one body. It is
+ * The reader takes bytes in pieces of any size and keeps no more than one line and one body. It is
  * strict where two readers could disagree: CRLF only, no folded lines, no spaces before a colon,
  * one Content-Length of plain digits, no transfer codings. After a refusal the connection has lost
  * its framing and must be closed.
  *
- * Nothing here knows sockets or the API's resources. A parser belongs to its caller; any thread.
+ * Nothing here knows sockets or the API's resources. A reader belongs to its caller; any thread.
  */
 #ifndef MAYFLY_HTTP_H
 #define MAYFLY_HTTP_H
@@ -26,7 +26,7 @@ enum http_method {
 	HTTP_OTHER
 };
 
-/* What the parser has read. Valid until http_parser_reset() or http_parser_destroy(). */
+/* What the reader has read. Valid until http_reader_reset() or http_reader_destroy(). */
 struct http_request {
 	enum http_method method;
 	char method_name[HTTP_MAX_METHOD_BYTES + 1];
@@ -51,7 +51,7 @@ enum http_progress {
 	HTTP_REFUSED
 };
 
-struct http_parser {
+struct http_reader {
 	struct http_request request;
 	enum http_state state;
 	size_t max_body_bytes;
@@ -65,22 +65,22 @@ struct http_parser {
 };
 
 /* A body longer than `max_body_bytes` is refused. */
-void http_parser_init(struct http_parser *parser, size_t max_body_bytes);
-void http_parser_destroy(struct http_parser *parser);
+void http_reader_init(struct http_reader *reader, size_t max_body_bytes);
+void http_reader_destroy(struct http_reader *reader);
 
 /*
  * Takes bytes up to the end of one request at most and says in `consumed` how many. HTTP_COMPLETE:
- * `request` is filled, and nothing more is taken until http_parser_reset(). HTTP_REFUSED: `err`
+ * `request` is filled, and nothing more is taken until http_reader_reset(). HTTP_REFUSED: `err`
  * says why; nothing more is taken.
  */
-enum http_progress http_parser_feed(struct http_parser *parser, const char *data, size_t length,
+enum http_progress http_reader_feed(struct http_reader *reader, const char *data, size_t length,
 				    size_t *consumed, struct error *err);
 
 /* Whether the client waits for "100 Continue" before it sends the body. True once per request. */
-bool http_parser_take_continue(struct http_parser *parser);
+bool http_reader_take_continue(struct http_reader *reader);
 
 /* Makes ready for the next request on the connection. */
-void http_parser_reset(struct http_parser *parser);
+void http_reader_reset(struct http_reader *reader);
 
 struct http_response {
 	unsigned int status;

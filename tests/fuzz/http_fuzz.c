@@ -1,5 +1,5 @@
 /*
- * The HTTP parser with hostile bytes: whatever the pieces in which they arrive, the same requests come out, and no
+ * The HTTP reader with hostile bytes: whatever the pieces in which they arrive, the same requests come out, and no
  * request breaks what the rest of the API relies on.
  *
  * The first byte of the input chooses the sizes of the pieces; the rest is what the client sends.
@@ -50,11 +50,11 @@ static uint64_t hash_request(uint64_t hash, const struct http_request *request)
 static uint64_t run(const char *bytes, size_t length, unsigned int seed)
 {
 	enum http_progress progress = HTTP_NEED_MORE;
-	struct http_parser parser;
+	struct http_reader reader;
 	uint64_t hash = 0xcbf29ce484222325u;
 	size_t next = 0;
 
-	http_parser_init(&parser, LIMIT);
+	http_reader_init(&reader, LIMIT);
 	while (next < length && progress != HTTP_REFUSED) {
 		struct error err = { 0 };
 		size_t piece = length - next, consumed = 0;
@@ -64,23 +64,23 @@ static uint64_t run(const char *bytes, size_t length, unsigned int seed)
 			if (piece > 1 + (seed >> 16) % 40)
 				piece = 1 + (seed >> 16) % 40;
 		}
-		progress = http_parser_feed(&parser, bytes + next, piece, &consumed, &err);
+		progress = http_reader_feed(&reader, bytes + next, piece, &consumed, &err);
 		require(consumed <= piece);
 		next += consumed;
 		if (progress == HTTP_NEED_MORE) {
 			require(consumed == piece);
-			http_parser_take_continue(&parser);
-			require(!http_parser_take_continue(&parser));
+			http_reader_take_continue(&reader);
+			require(!http_reader_take_continue(&reader));
 		} else if (progress == HTTP_COMPLETE) {
-			check_request(&parser.request);
-			hash = hash_request(hash, &parser.request);
-			http_parser_reset(&parser);
+			check_request(&reader.request);
+			hash = hash_request(hash, &reader.request);
+			http_reader_reset(&reader);
 		} else {
 			require(err.message[0] != '\0');
 			hash = hash_bytes(hash, err.message, strlen(err.message));
 		}
 	}
-	http_parser_destroy(&parser);
+	http_reader_destroy(&reader);
 	return hash_bytes(hash, &next, sizeof(next));
 }
 

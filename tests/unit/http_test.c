@@ -1,4 +1,4 @@
-/* The HTTP parser and the bytes of answers: api/http.c. */
+/* The HTTP reader and the bytes of answers: api/http.c. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <string.h>
@@ -8,7 +8,7 @@
 #define LIMIT 100
 
 struct reading {
-	struct http_parser parser;
+	struct http_reader reader;
 	enum http_progress progress;
 	size_t consumed;
 	struct error err;
@@ -20,11 +20,11 @@ static struct reading read_pieces(const char *text, size_t piece)
 	struct reading reading = { .progress = HTTP_NEED_MORE };
 	size_t length = strlen(text);
 
-	http_parser_init(&reading.parser, LIMIT);
+	http_reader_init(&reading.reader, LIMIT);
 	while (reading.consumed < length && reading.progress == HTTP_NEED_MORE) {
 		size_t count = length - reading.consumed < piece ? length - reading.consumed : piece, used;
 
-		reading.progress = http_parser_feed(&reading.parser, text + reading.consumed, count, &used,
+		reading.progress = http_reader_feed(&reading.reader, text + reading.consumed, count, &used,
 						    &reading.err);
 		cr_assert(used <= count);
 		reading.consumed += used;
@@ -45,7 +45,7 @@ static void assert_refused(const char *text, const char *message_part)
 		cr_assert_eq(reading.progress, HTTP_REFUSED, "accepted: %s", text);
 		cr_assert(strstr(reading.err.message, message_part), "message of %s: %s", text,
 			  reading.err.message);
-		http_parser_destroy(&reading.parser);
+		http_reader_destroy(&reading.reader);
 	}
 }
 
@@ -54,7 +54,7 @@ static void assert_accepted(const char *text)
 	struct reading reading = read_whole(text);
 
 	cr_assert_eq(reading.progress, HTTP_COMPLETE, "not complete: %s: %s", text, reading.err.message);
-	http_parser_destroy(&reading.parser);
+	http_reader_destroy(&reading.reader);
 }
 
 Test(http, get_request_is_read)
@@ -62,12 +62,12 @@ Test(http, get_request_is_read)
 	struct reading reading = read_whole("GET /machine-config HTTP/1.1\r\nHost: localhost\r\n\r\n");
 
 	cr_assert_eq(reading.progress, HTTP_COMPLETE);
-	cr_assert_eq(reading.parser.request.method, HTTP_GET);
-	cr_assert_str_eq(reading.parser.request.method_name, "GET");
-	cr_assert_str_eq(reading.parser.request.path, "/machine-config");
-	cr_assert_eq(reading.parser.request.minor_version, 1u);
-	cr_assert(reading.parser.request.keep_alive);
-	cr_assert_null(reading.parser.request.body);
+	cr_assert_eq(reading.reader.request.method, HTTP_GET);
+	cr_assert_str_eq(reading.reader.request.method_name, "GET");
+	cr_assert_str_eq(reading.reader.request.path, "/machine-config");
+	cr_assert_eq(reading.reader.request.minor_version, 1u);
+	cr_assert(reading.reader.request.keep_alive);
+	cr_assert_null(reading.reader.request.body);
 }
 
 Test(http, pieces_of_any_size_give_the_same_request)
@@ -80,11 +80,11 @@ Test(http, pieces_of_any_size_give_the_same_request)
 
 		/* The declared length ends before the text does. */
 		cr_assert_eq(reading.progress, HTTP_COMPLETE);
-		cr_assert_eq(reading.parser.request.method, HTTP_PUT);
-		cr_assert_eq(reading.parser.request.body_bytes, 12u);
-		cr_assert_str_eq(reading.parser.request.body, "{\"a\":\r\n true");
+		cr_assert_eq(reading.reader.request.method, HTTP_PUT);
+		cr_assert_eq(reading.reader.request.body_bytes, 12u);
+		cr_assert_str_eq(reading.reader.request.body, "{\"a\":\r\n true");
 		cr_assert_eq(reading.consumed, strlen(text) - 1);
-		http_parser_destroy(&reading.parser);
+		http_reader_destroy(&reading.reader);
 	}
 }
 
@@ -93,21 +93,21 @@ Test(http, pipelined_requests_are_taken_one_by_one)
 	static const char text[] = "GET /a HTTP/1.1\r\n\r\nPATCH /b HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
 				   "\r\nGET /c HTTP/1.1\r\n\r\n";
 	static const char *const paths[] = { "/a", "/b", "/c" };
-	struct http_parser parser;
+	struct http_reader reader;
 	size_t next = 0, used;
 
-	http_parser_init(&parser, LIMIT);
+	http_reader_init(&reader, LIMIT);
 	for (size_t i = 0; i < ARRAY_SIZE(paths); i++) {
-		cr_assert_eq(http_parser_feed(&parser, text + next, strlen(text) - next, &used, NULL), HTTP_COMPLETE);
-		cr_assert_str_eq(parser.request.path, paths[i]);
+		cr_assert_eq(http_reader_feed(&reader, text + next, strlen(text) - next, &used, NULL), HTTP_COMPLETE);
+		cr_assert_str_eq(reader.request.path, paths[i]);
 		next += used;
 		/* Complete is complete: nothing more is taken before the reset. */
-		cr_assert_eq(http_parser_feed(&parser, text, 5, &used, NULL), HTTP_COMPLETE);
+		cr_assert_eq(http_reader_feed(&reader, text, 5, &used, NULL), HTTP_COMPLETE);
 		cr_assert_eq(used, 0u);
-		http_parser_reset(&parser);
+		http_reader_reset(&reader);
 	}
 	cr_assert_eq(next, strlen(text));
-	http_parser_destroy(&parser);
+	http_reader_destroy(&reader);
 }
 
 Test(http, other_methods_are_read_for_the_routes_to_refuse)
@@ -115,10 +115,10 @@ Test(http, other_methods_are_read_for_the_routes_to_refuse)
 	struct reading reading = read_whole("DELETE /x HTTP/1.1\r\n\r\n");
 
 	cr_assert_eq(reading.progress, HTTP_COMPLETE);
-	cr_assert_eq(reading.parser.request.method, HTTP_OTHER);
-	cr_assert_str_eq(reading.parser.request.method_name, "DELETE");
+	cr_assert_eq(reading.reader.request.method, HTTP_OTHER);
+	cr_assert_str_eq(reading.reader.request.method_name, "DELETE");
 	reading = read_whole("get /x HTTP/1.1\r\n\r\n");
-	cr_assert_eq(reading.parser.request.method, HTTP_OTHER, "methods are case-sensitive");
+	cr_assert_eq(reading.reader.request.method, HTTP_OTHER, "methods are case-sensitive");
 }
 
 Test(http, connection_persists_as_version_and_header_say)
@@ -142,7 +142,7 @@ Test(http, connection_persists_as_version_and_header_say)
 		struct reading reading = read_whole(cases[i].text);
 
 		cr_assert_eq(reading.progress, HTTP_COMPLETE, "%s", cases[i].text);
-		cr_assert_eq(reading.parser.request.keep_alive, cases[i].keep_alive, "%s", cases[i].text);
+		cr_assert_eq(reading.reader.request.keep_alive, cases[i].keep_alive, "%s", cases[i].text);
 	}
 }
 
@@ -150,10 +150,10 @@ Test(http, absolute_form_gives_the_path)
 {
 	struct reading reading = read_whole("GET http://localhost/version HTTP/1.1\r\n\r\n");
 
-	cr_assert_str_eq(reading.parser.request.path, "/version");
+	cr_assert_str_eq(reading.reader.request.path, "/version");
 	reading = read_whole("GET HTTP://localhost HTTP/1.1\r\n\r\n");
 	cr_assert_eq(reading.progress, HTTP_COMPLETE);
-	cr_assert_str_eq(reading.parser.request.path, "/");
+	cr_assert_str_eq(reading.reader.request.path, "/");
 }
 
 Test(http, malformed_request_lines_are_refused)
@@ -202,14 +202,14 @@ Test(http, nul_bytes_are_refused)
 {
 	static const char text[] = "GET / HTTP/1.1\r\nA\0B: x\r\n";
 	static const char in_path[] = "GET /\0 HTTP/1.1\r\n";
-	struct http_parser parser;
+	struct http_reader reader;
 	struct error err;
 	size_t used;
 
-	http_parser_init(&parser, LIMIT);
-	cr_assert_eq(http_parser_feed(&parser, text, sizeof(text) - 1, &used, &err), HTTP_REFUSED);
-	http_parser_init(&parser, LIMIT);
-	cr_assert_eq(http_parser_feed(&parser, in_path, sizeof(in_path) - 1, &used, &err), HTTP_REFUSED);
+	http_reader_init(&reader, LIMIT);
+	cr_assert_eq(http_reader_feed(&reader, text, sizeof(text) - 1, &used, &err), HTTP_REFUSED);
+	http_reader_init(&reader, LIMIT);
+	cr_assert_eq(http_reader_feed(&reader, in_path, sizeof(in_path) - 1, &used, &err), HTTP_REFUSED);
 }
 
 static char *long_line(const char *before, size_t total, const char *after)
@@ -286,8 +286,8 @@ Test(http, body_of_exactly_the_limit_is_taken)
 	memset(request + strlen(request), 'x', LIMIT);
 	reading = read_pieces(request, 7);
 	cr_assert_eq(reading.progress, HTTP_COMPLETE);
-	cr_assert_eq(reading.parser.request.body_bytes, (size_t)LIMIT);
-	http_parser_destroy(&reading.parser);
+	cr_assert_eq(reading.reader.request.body_bytes, (size_t)LIMIT);
+	http_reader_destroy(&reading.reader);
 }
 
 Test(http, body_of_no_bytes_is_no_body)
@@ -295,7 +295,7 @@ Test(http, body_of_no_bytes_is_no_body)
 	struct reading reading = read_whole("PUT / HTTP/1.1\r\nContent-Length: 0\r\n\r\n");
 
 	cr_assert_eq(reading.progress, HTTP_COMPLETE);
-	cr_assert_null(reading.parser.request.body);
+	cr_assert_null(reading.reader.request.body);
 }
 
 Test(http, waiting_client_is_told_to_continue_once)
@@ -304,11 +304,11 @@ Test(http, waiting_client_is_told_to_continue_once)
 	size_t used;
 
 	cr_assert_eq(reading.progress, HTTP_NEED_MORE);
-	cr_assert(http_parser_take_continue(&reading.parser));
-	cr_assert_not(http_parser_take_continue(&reading.parser));
-	cr_assert_eq(http_parser_feed(&reading.parser, "{}", 2, &used, NULL), HTTP_COMPLETE);
-	http_parser_reset(&reading.parser);
-	cr_assert_not(http_parser_take_continue(&reading.parser));
+	cr_assert(http_reader_take_continue(&reading.reader));
+	cr_assert_not(http_reader_take_continue(&reading.reader));
+	cr_assert_eq(http_reader_feed(&reading.reader, "{}", 2, &used, NULL), HTTP_COMPLETE);
+	http_reader_reset(&reading.reader);
+	cr_assert_not(http_reader_take_continue(&reading.reader));
 }
 
 Test(http, client_that_does_not_wait_is_not_told_to_continue)
@@ -323,8 +323,8 @@ Test(http, client_that_does_not_wait_is_not_told_to_continue)
 	for (size_t i = 0; i < ARRAY_SIZE(texts); i++) {
 		struct reading reading = read_whole(texts[i]);
 
-		cr_assert_not(http_parser_take_continue(&reading.parser), "%s", texts[i]);
-		http_parser_destroy(&reading.parser);
+		cr_assert_not(http_reader_take_continue(&reading.reader), "%s", texts[i]);
+		http_reader_destroy(&reading.reader);
 	}
 }
 
