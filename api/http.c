@@ -185,19 +185,39 @@ static void take_connection(struct http_request *request, const char *value, siz
 	}
 }
 
+/* A header's name and value, trimmed. Most headers decide nothing here. */
+static int use_header(struct http_reader *reader, const char *name, size_t name_bytes,
+		      const char *value, size_t length, struct error *err)
+{
+	if (is_name(name, name_bytes, "Content-Length"))
+		return take_content_length(reader, value, length, err);
+	if (is_name(name, name_bytes, "Transfer-Encoding"))
+		return error_set(err, EINVAL,
+				 "Unsupported header: Transfer-Encoding. "
+				 "Send the body with a Content-Length.");
+	if (is_name(name, name_bytes, "Connection"))
+		take_connection(&reader->request, value, length);
+	if (is_name(name, name_bytes, "Expect")) {
+		if (!is_name(value, length, "100-continue"))
+			return error_set(err, EINVAL,
+					 "Unsupported header: Expect knows 100-continue only.");
+		/* RFC 9110, 10.1.1: from an HTTP/1.0 client the expectation is ignored. */
+		reader->expects_continue = reader->request.minor_version == 1;
+	}
+	return 0;
+}
+
 static int take_header(struct http_reader *reader, struct error *err)
 {
 	const char *line = reader->line, *end = line + reader->line_bytes;
 	const char *colon = memchr(line, ':', reader->line_bytes);
 	size_t name_bytes = colon ? (size_t)(colon - line) : 0;
 	const char *value;
-	size_t length;
 
 	if (++reader->header_count > HTTP_MAX_HEADERS)
 		return error_set(err, EINVAL, "Malformed request: more than %d headers.",
 				 HTTP_MAX_HEADERS);
-	/* This also refuses folded lines, which begin with a space, and a space before the colon.
-	 */
+	/* Also refuses folded lines, which begin with a space, and a space before the colon. */
 	if (!is_token(line, name_bytes))
 		return error_set(err, EINVAL,
 				 "Malformed request: a header is not of the form Name: value.");
@@ -206,31 +226,12 @@ static int take_header(struct http_reader *reader, struct error *err)
 		value++;
 	while (end > value && (end[-1] == ' ' || end[-1] == '\t'))
 		end--;
-	length = (size_t)(end - value);
-	for (size_t i = 0; i < length; i++) {
-		unsigned char c = (unsigned char)value[i];
-
-		if ((c < 0x20 && c != '\t') || c == 0x7f)
+	for (const char *c = value; c < end; c++) {
+		if (((unsigned char)*c < 0x20 && *c != '\t') || *c == 0x7f)
 			return error_set(err, EINVAL,
 					 "Malformed request: a header has a control character.");
 	}
-	if (is_name(line, name_bytes, "Content-Length"))
-		return take_content_length(reader, value, length, err);
-	if (is_name(line, name_bytes, "Transfer-Encoding"))
-		return error_set(err, EINVAL,
-				 "Unsupported header: Transfer-Encoding. Send the body with a "
-				 "Content-Length.");
-	if (is_name(line, name_bytes, "Connection"))
-		take_connection(&reader->request, value, length);
-	if (is_name(line, name_bytes, "Expect")) {
-		if (!is_name(value, length, "100-continue"))
-			return error_set(
-				err, EINVAL,
-				"Unsupported header: Expect with anything but 100-continue.");
-		/* RFC 9110, 10.1.1: from an HTTP/1.0 client the expectation is ignored. */
-		reader->expects_continue = reader->request.minor_version == 1;
-	}
-	return 0;
+	return use_header(reader, line, name_bytes, value, (size_t)(end - value), err);
 }
 
 static int take_end_of_headers(struct http_reader *reader, struct error *err)

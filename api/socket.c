@@ -15,6 +15,8 @@
 /* Pending connections; more than are served, so that one too many is told so. */
 #define BACKLOG 64
 
+#define ADVICE "Choose another path with --api-sock."
+
 static bool somebody_listens(const struct sockaddr_un *address)
 {
 	cleanup_fd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -32,20 +34,18 @@ static int refuse_existing(const struct sockaddr_un *address, struct error *err)
 	if (lstat(path, &status) == 0 && !S_ISSOCK(status.st_mode))
 		return error_set(err, EADDRINUSE,
 				 "cannot make the API socket %s: a file that is no socket has this "
-				 "name. Choose "
-				 "another path with --api-sock.",
+				 "name. " ADVICE,
 				 path);
 	if (somebody_listens(address))
-		return error_set(err, EADDRINUSE,
-				 "cannot make the API socket %s: another process listens there. "
-				 "Choose another path "
-				 "with --api-sock.",
-				 path);
-	return error_set(err, EADDRINUSE,
-			 "cannot make the API socket %s: it exists already, and nobody listens "
-			 "there. Remove it (rm "
-			 "%s), or choose another path with --api-sock.",
-			 path, path);
+		return error_set(
+			err, EADDRINUSE,
+			"cannot make the API socket %s: another process listens there. " ADVICE,
+			path);
+	return error_set(
+		err, EADDRINUSE,
+		"cannot make the API socket %s: it exists already, and nobody listens there. "
+		"Remove it (rm %s), or choose another path with --api-sock.",
+		path, path);
 }
 
 static int bind_socket(struct api_socket *socket, const struct sockaddr_un *address,
@@ -93,9 +93,8 @@ int api_socket_open(struct api_socket *listener, const char *path, struct error 
 		return error_set(err, EINVAL, "cannot make the API socket: its path is empty");
 	if (length >= sizeof(address.sun_path))
 		return error_set(err, ENAMETOOLONG,
-				 "cannot make the API socket %.256s: the path has %zu bytes, and a "
-				 "socket's path can "
-				 "have %zu at most",
+				 "cannot make the API socket %.256s: the path has %zu bytes, "
+				 "and a socket's path can have %zu at most",
 				 path, length, sizeof(address.sun_path) - 1);
 	memcpy(address.sun_path, path, length);
 	listener->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);

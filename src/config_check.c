@@ -22,8 +22,8 @@ int config_machine_check(const struct machine_config *machine, struct error *err
 		struct config_clip clip;
 
 		return error_set(err, EINVAL,
-				 "The CPU template `%s` is not supported: `cpu_template` can only "
-				 "be `None`.",
+				 "The CPU template `%s` is not supported: "
+				 "`cpu_template` can only be `None`.",
 				 config_clip(&clip, machine->cpu_template));
 	}
 	return 0;

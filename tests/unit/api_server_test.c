@@ -285,6 +285,7 @@ Test(api_server, eleventh_connection_is_told_and_closed)
 		cr_assert_eq(read_answer(fds[i]).status, 200u);
 	}
 	surplus = client();
+	send_text(surplus, GET_VERSION);
 	answer = read_answer(surplus);
 	cr_assert_eq(answer.status, 503u);
 	cr_assert_str_eq(answer.body, "{\"error\":\"Too many open connections\"}");
