@@ -1,0 +1,777 @@
+/* The block device (virtio 1.2, 5.2): devices/virtio/block.c and block_request.c, over real files,
+ * with both engines. */
+#include <fcntl.h>
+#include <linux/virtio_blk.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "mayfly/virtio_block.h"
+#include "virtio_driver.h"
+
+#define DISK_BYTES   (4 * MIB)
+#define DISK_SECTORS (DISK_BYTES / 512)
+#define RING_SIZE    64
+#define ALIVE	     (FEATURES_STATUS | VIRTIO_CONFIG_S_DRIVER_OK)
+#define NOT_ANSWERED 0xff
+
+#define FEATURE(bit) (1ULL << (bit))
+#define USUAL                                                                      \
+	(FEATURE(VIRTIO_RING_F_EVENT_IDX) | FEATURE(VIRTIO_RING_F_INDIRECT_DESC) | \
+	 FEATURE(VIRTIO_BLK_F_FLUSH) | FEATURE(VIRTIO_BLK_F_SEG_MAX))
+
+#define HEADER (RING_BUFFERS + 0x0000) /* + 16 * n: of request n */
+#define STATUS (RING_BUFFERS + 0x8000) /* + n */
+#define DATA   (RING_BUFFERS + 0x10000)
+
+struct fixture {
+	struct driver driver;
+	struct virtio_block *block;
+	struct drive_config config;
+	char path[64];
+	int fd;
+	uint32_t used_length;
+};
+
+static char drive_id[] = "the_root_file_system_of_a_guest";
+
+static void set_up_with(struct fixture *f, enum io_engine engine, enum cache_type cache,
+			bool read_only)
+{
+	struct disk *disk;
+	struct error err = { 0 };
+	struct virtio_block_options options;
+
+	memset(f, 0, sizeof(*f));
+	driver_init(&f->driver, 64 * MIB);
+	snprintf(f->path, sizeof(f->path), "/var/tmp/mayfly-block-test.XXXXXX");
+	f->fd = mkstemp(f->path);
+	cr_assert(f->fd >= 0 && ftruncate(f->fd, DISK_BYTES) == 0);
+	f->config = (struct drive_config) {
+		.drive_id = drive_id,
+		.path_on_host = f->path,
+		.is_read_only = read_only,
+		.cache_type = cache,
+		.io_engine = engine,
+	};
+	cr_assert_eq(disk_open(&disk, &f->config, VIRTIO_BLOCK_QUEUE_SIZE, NULL, &err), 0, "%s",
+		     err.message);
+	options = (struct virtio_block_options) {
+		.drive_id = drive_id,
+		.slot = 0,
+		.memory = &f->driver.memory,
+		.loop = &f->driver.loop,
+		.log = &f->driver.log,
+		.interrupt_fd = f->driver.interrupt_fd,
+	};
+	cr_assert_eq(virtio_block_create(&f->block, &options, disk, &err), 0, "%s", err.message);
+	f->driver.mmio = virtio_block_transport(f->block);
+}
+
+static void tear_down(struct fixture *f)
+{
+	virtio_block_destroy(f->block);
+	driver_destroy(&f->driver);
+	close(f->fd);
+	unlink(f->path);
+}
+
+/* A live device; then the body; for each engine. */
+static void with_each_engine(void (*body)(struct fixture *f))
+{
+	static const enum io_engine engines[] = { IO_ENGINE_SYNC, IO_ENGINE_ASYNC };
+
+	for (size_t i = 0; i < ARRAY_SIZE(engines); i++) {
+		struct fixture f;
+
+		set_up_with(&f, engines[i], CACHE_WRITEBACK, false);
+		driver_start(&f.driver, USUAL, RING_SIZE);
+		body(&f);
+		tear_down(&f);
+	}
+}
+
+static uint64_t counter(const _Atomic uint64_t *value)
+{
+	return atomic_load(value);
+}
+
+static void *at(struct fixture *f, uint64_t gpa, uint64_t length)
+{
+	return guest(&f->driver.memory, gpa, length);
+}
+
+static void put_header(struct fixture *f, unsigned int n, uint32_t type, uint64_t sector)
+{
+	struct virtio_blk_outhdr header = { .type = type, .sector = sector };
+
+	memcpy(at(f, HEADER + 16ULL * n, 16), &header, 16);
+	*(uint8_t *)at(f, STATUS + n, 1) = NOT_ANSWERED;
+}
+
+/* Request `n` in descriptors 3n to 3n + 2: header, data (when there is any), status. */
+static void put_request(struct fixture *f, unsigned int n, uint32_t type, uint64_t sector,
+			uint64_t data, uint32_t length)
+{
+	struct ring *ring = &f->driver.ring;
+	uint16_t head = (uint16_t)(3 * n);
+	uint16_t direction =
+		type == VIRTIO_BLK_T_IN || type == VIRTIO_BLK_T_GET_ID ? VRING_DESC_F_WRITE : 0;
+
+	put_header(f, n, type, sector);
+	ring_set(ring, head, HEADER + 16ULL * n, 16, VRING_DESC_F_NEXT,
+		 (uint16_t)(head + (length ? 1 : 2)));
+	if (length)
+		ring_set(ring, head + 1U, data, length, direction | VRING_DESC_F_NEXT,
+			 (uint16_t)(head + 2));
+	ring_set(ring, head + 2U, STATUS + n, 1, VRING_DESC_F_WRITE, 0);
+	ring_add(ring, head);
+}
+
+static uint8_t status_of(struct fixture *f, unsigned int n)
+{
+	return *(uint8_t *)at(f, STATUS + n, 1);
+}
+
+/* Everything that was put, until the device has answered it all. */
+static void submit(struct fixture *f)
+{
+	ring_publish(&f->driver.ring);
+	driver_notify(&f->driver);
+	driver_wait_used(&f->driver, f->driver.ring.available_index);
+}
+
+/* One request, its status; f->used_length is what the used ring says. */
+static uint8_t request(struct fixture *f, uint32_t type, uint64_t sector, uint64_t data,
+		       uint32_t length)
+{
+	put_request(f, 0, type, sector, data, length);
+	submit(f);
+	f->used_length = ring_take(&f->driver.ring).len;
+	return status_of(f, 0);
+}
+
+/* The chain at descriptor 0 as the test made it. */
+static uint8_t chain(struct fixture *f)
+{
+	ring_add(&f->driver.ring, 0);
+	submit(f);
+	f->used_length = ring_take(&f->driver.ring).len;
+	return status_of(f, 0);
+}
+
+static void fill(uint8_t *data, size_t length, unsigned int seed)
+{
+	for (size_t i = 0; i < length; i++)
+		data[i] = (uint8_t)((i + seed) % 251 + 1);
+}
+
+static bool in_file(struct fixture *f, uint64_t offset, const void *data, size_t length)
+{
+	uint8_t *there = malloc(length);
+	bool same = pread(f->fd, there, length, (off_t)offset) == (ssize_t)length &&
+		    memcmp(there, data, length) == 0;
+
+	free(there);
+	return same;
+}
+
+/* Data */
+
+static void writes_and_reads(struct fixture *f)
+{
+	uint8_t *out = at(f, DATA, 65536), *in = at(f, DATA + 65536, 65536);
+	const struct virtio_block_metrics *metrics = virtio_block_metrics(f->block);
+
+	fill(out, 65536, 1);
+	cr_assert_eq(request(f, VIRTIO_BLK_T_OUT, 100, DATA, 65536), VIRTIO_BLK_S_OK);
+	cr_assert_eq(f->used_length, 1);
+	cr_assert(in_file(f, 51200, out, 65536));
+	cr_assert_eq(request(f, VIRTIO_BLK_T_IN, 100, DATA + 65536, 65536), VIRTIO_BLK_S_OK);
+	cr_assert_eq(f->used_length, 65537);
+	cr_assert_eq(memcmp(in, out, 65536), 0);
+	cr_assert_eq(request(f, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
+	cr_assert_eq(f->used_length, 1);
+	cr_assert_eq(counter(&metrics->reads), 1);
+	cr_assert_eq(counter(&metrics->read_bytes), 65536);
+	cr_assert_eq(counter(&metrics->writes), 1);
+	cr_assert_eq(counter(&metrics->written_bytes), 65536);
+	cr_assert_eq(counter(&metrics->flushes), 1);
+}
+
+Test(virtio_block, data_written_is_read_back)
+{
+	with_each_engine(writes_and_reads);
+}
+
+/* 2.7.4: the layout over descriptors is the driver's choice, down to single bytes. */
+static void takes_any_layout(struct fixture *f)
+{
+	struct ring *ring = &f->driver.ring;
+	uint8_t *data = at(f, DATA, 1024);
+	unsigned int n = 0;
+
+	/* Header in two parts, the second with the first byte of data; data in three; written. */
+	put_header(f, 0, VIRTIO_BLK_T_OUT, 8);
+	memcpy(at(f, DATA + 0x1000, 16), at(f, HEADER, 16), 16);
+	fill(data, 1024, 2);
+	*(uint8_t *)at(f, DATA + 0x1010, 1) = data[0];
+	ring_set(ring, n, DATA + 0x1000, 5, VRING_DESC_F_NEXT, 1);
+	ring_set(ring, ++n, DATA + 0x1005, 12, VRING_DESC_F_NEXT, 2);
+	ring_set(ring, ++n, DATA + 1, 511, VRING_DESC_F_NEXT, 3);
+	ring_set(ring, ++n, DATA + 512, 512, VRING_DESC_F_NEXT, 4);
+	ring_set(ring, ++n, STATUS, 1, VRING_DESC_F_WRITE, 0);
+	cr_assert_eq(chain(f), VIRTIO_BLK_S_OK);
+	cr_assert(in_file(f, 8 * 512, data, 1024));
+
+	/* Read: the status in the same descriptor as the end of the data. */
+	put_header(f, 0, VIRTIO_BLK_T_IN, 8);
+	ring_set(ring, 0, HEADER, 16, VRING_DESC_F_NEXT, 1);
+	ring_set(ring, 1, DATA + 0x2000, 1, VRING_DESC_F_WRITE | VRING_DESC_F_NEXT, 2);
+	ring_set(ring, 2, DATA + 0x2001, 1024, VRING_DESC_F_WRITE, 0);
+	*(uint8_t *)at(f, DATA + 0x2400, 1) = NOT_ANSWERED;
+	chain(f);
+	cr_assert_eq(*(uint8_t *)at(f, DATA + 0x2400, 1), VIRTIO_BLK_S_OK);
+	cr_assert_eq(f->used_length, 1025);
+	cr_assert_eq(memcmp(at(f, DATA + 0x2000, 1024), data, 1024), 0);
+}
+
+Test(virtio_block, layout_over_descriptors_is_free)
+{
+	with_each_engine(takes_any_layout);
+}
+
+static void takes_long_indirect_chain(struct fixture *f)
+{
+	uint8_t *data = at(f, DATA, 254 * 512);
+
+	fill(data, 254 * 512, 3);
+	put_header(f, 0, VIRTIO_BLK_T_OUT, 0);
+	table_set(&f->driver.memory, RING_INDIRECT, 0, HEADER, 16, VRING_DESC_F_NEXT, 1);
+	for (unsigned int i = 0; i < 254; i++) /* SEG_MAX */
+		table_set(&f->driver.memory, RING_INDIRECT, i + 1, DATA + (253 - i) * 512, 512,
+			  VRING_DESC_F_NEXT, (uint16_t)(i + 2));
+	table_set(&f->driver.memory, RING_INDIRECT, 255, STATUS, 1, VRING_DESC_F_WRITE, 0);
+	ring_set(&f->driver.ring, 0, RING_INDIRECT, 16 * 256, VRING_DESC_F_INDIRECT, 0);
+	cr_assert_eq(chain(f), VIRTIO_BLK_S_OK);
+	cr_assert(in_file(f, 0, data + 253 * 512, 512));
+	cr_assert(in_file(f, 253 * 512, data, 512));
+}
+
+Test(virtio_block, request_of_seg_max_segments_is_done)
+{
+	with_each_engine(takes_long_indirect_chain);
+}
+
+static void does_a_batch(struct fixture *f)
+{
+	const struct virtio_block_metrics *metrics = virtio_block_metrics(f->block);
+	unsigned int count = RING_SIZE / 3;
+
+	fill(at(f, DATA, 4096 * 32), 4096 * 32, 4);
+	for (unsigned int n = 0; n < count; n++)
+		put_request(f, n, VIRTIO_BLK_T_OUT, n * 8, DATA + 4096 * n, 4096);
+	*ring_used_event(&f->driver.ring) = (uint16_t)(count - 1); /* when all are done */
+	submit(f);
+	cr_assert_eq(driver_take_interrupts(&f->driver), 1);
+	cr_assert_eq(counter(&metrics->writes), count);
+	for (unsigned int n = 0; n < count; n++)
+		cr_assert_eq(status_of(f, n), VIRTIO_BLK_S_OK);
+	cr_assert(in_file(f, 0, at(f, DATA, 4096 * count), 4096 * count));
+	cr_assert_eq(*ring_available_event(&f->driver.ring), count);
+}
+
+Test(virtio_block, batch_needs_one_interrupt)
+{
+	with_each_engine(does_a_batch);
+}
+
+static void wraps(struct fixture *f)
+{
+	for (unsigned int i = 0; i < 66000; i += 20) {
+		for (unsigned int n = 0; n < 20; n++)
+			put_request(f, n, n % 2 ? VIRTIO_BLK_T_IN : VIRTIO_BLK_T_GET_ID, n, DATA,
+				    512);
+		submit(f);
+		for (unsigned int n = 0; n < 20; n++)
+			cr_assert_eq(status_of(f, n), VIRTIO_BLK_S_OK);
+	}
+}
+
+Test(virtio_block, rings_go_round_at_65536)
+{
+	with_each_engine(wraps);
+}
+
+static void gives_its_id(struct fixture *f)
+{
+	memset(at(f, DATA, 64), 0xee, 64);
+	cr_assert_eq(request(f, VIRTIO_BLK_T_GET_ID, 0, DATA, 20), VIRTIO_BLK_S_OK);
+	cr_assert_eq(f->used_length, 21);
+	cr_assert_eq(memcmp(at(f, DATA, 20), "the_root_file_system", 20), 0);
+	cr_assert_eq(*(uint8_t *)at(f, DATA + 20, 1), 0xee);
+	cr_assert_eq(request(f, VIRTIO_BLK_T_GET_ID, 0, DATA, 19), VIRTIO_BLK_S_IOERR);
+}
+
+Test(virtio_block, get_id_gives_the_drive_id)
+{
+	with_each_engine(gives_its_id);
+}
+
+/* Discard and write zeroes */
+
+static void put_range(struct fixture *f, unsigned int index, uint64_t sector, uint32_t sectors,
+		      uint32_t flags)
+{
+	struct virtio_blk_discard_write_zeroes range = { sector, sectors, flags };
+
+	memcpy(at(f, DATA + 16ULL * index, 16), &range, 16);
+}
+
+static uint64_t allocated(struct fixture *f)
+{
+	struct stat status;
+
+	cr_assert_eq(fstat(f->fd, &status), 0);
+	return (uint64_t)status.st_blocks * 512;
+}
+
+static void discards(struct fixture *f)
+{
+	uint8_t *data = at(f, DATA + 0x10000, 4 * MIB), zeros[512] = { 0 };
+	uint64_t full;
+
+	fill(data, 4 * MIB, 6);
+	cr_assert_eq(request(f, VIRTIO_BLK_T_OUT, 0, DATA + 0x10000, 4 * MIB), VIRTIO_BLK_S_OK);
+	cr_assert_eq(request(f, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
+	full = allocated(f);
+	put_range(f, 0, 0, 2048, 0);
+	put_range(f, 1, 4096, 2048, 0);
+	cr_assert_eq(request(f, VIRTIO_BLK_T_DISCARD, 0, DATA, 32), VIRTIO_BLK_S_OK);
+	cr_assert_leq(allocated(f), full - 2 * MIB + 64 * KIB, "the file shrinks");
+	cr_assert(in_file(f, 1 * MIB, data + 1 * MIB, 1 * MIB), "what is between stays");
+	put_range(f, 0, 2049, 5, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP);
+	put_range(f, 1, 2060, 1, 0);
+	cr_assert_eq(request(f, VIRTIO_BLK_T_WRITE_ZEROES, 0, DATA, 32), VIRTIO_BLK_S_OK);
+	cr_assert(in_file(f, 2048 * 512, data + 2048 * 512, 512));
+	cr_assert(in_file(f, 2053 * 512, zeros, 512));
+	cr_assert(in_file(f, 2054 * 512, data + 2054 * 512, 6 * 512));
+	cr_assert(in_file(f, 2060 * 512, zeros, 512));
+	cr_assert_eq(counter(&virtio_block_metrics(f->block)->discarded_bytes), 2 * MIB);
+	cr_assert_eq(counter(&virtio_block_metrics(f->block)->write_zeroes_bytes), 6 * 512);
+}
+
+Test(virtio_block, discard_gives_the_file_back_and_zeroes_are_zero)
+{
+	with_each_engine(discards);
+}
+
+static void refuses_bad_ranges(struct fixture *f)
+{
+	static const struct {
+		uint32_t type;
+		uint64_t sector;
+		uint32_t sectors, flags;
+		uint8_t status;
+	} cases[] = {
+		{ VIRTIO_BLK_T_DISCARD, 0, 1, 1,
+		  VIRTIO_BLK_S_UNSUPP }, /* unmap means nothing there */
+		{ VIRTIO_BLK_T_DISCARD, 0, 1, 2, VIRTIO_BLK_S_UNSUPP },
+		{ VIRTIO_BLK_T_WRITE_ZEROES, 0, 1, 2, VIRTIO_BLK_S_UNSUPP },
+		{ VIRTIO_BLK_T_WRITE_ZEROES, 0, 1, 0x80000001, VIRTIO_BLK_S_UNSUPP },
+		{ VIRTIO_BLK_T_DISCARD, 0, 0, 0, VIRTIO_BLK_S_IOERR },
+		{ VIRTIO_BLK_T_DISCARD, DISK_SECTORS, 1, 0, VIRTIO_BLK_S_IOERR },
+		{ VIRTIO_BLK_T_DISCARD, DISK_SECTORS - 1, 2, 0, VIRTIO_BLK_S_IOERR },
+		{ VIRTIO_BLK_T_DISCARD, UINT64_MAX, 2, 0, VIRTIO_BLK_S_IOERR },
+		{ VIRTIO_BLK_T_DISCARD, 0, 0xffffffff, 0, VIRTIO_BLK_S_IOERR },
+		{ VIRTIO_BLK_T_WRITE_ZEROES, 1ULL << 55, 1, 0, VIRTIO_BLK_S_IOERR },
+	};
+	uint8_t *data = at(f, DATA + 0x10000, 512);
+
+	fill(data, 512, 7);
+	cr_assert_eq(request(f, VIRTIO_BLK_T_OUT, 1, DATA + 0x10000, 512), VIRTIO_BLK_S_OK);
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		put_range(f, 0, 1, 1, 0); /* a good one first: it must not be done either */
+		put_range(f, 1, cases[i].sector, cases[i].sectors, cases[i].flags);
+		cr_assert_eq(request(f, cases[i].type, 0, DATA, 32), cases[i].status, "case %zu",
+			     i);
+		cr_assert(in_file(f, 512, data, 512), "case %zu", i);
+	}
+	cr_assert_eq(request(f, VIRTIO_BLK_T_DISCARD, 0, DATA, 15), VIRTIO_BLK_S_IOERR);
+	cr_assert_eq(request(f, VIRTIO_BLK_T_DISCARD, 0, DATA, 17 * 16), VIRTIO_BLK_S_IOERR,
+		     "one range too many");
+	cr_assert_eq(request(f, VIRTIO_BLK_T_DISCARD, 0, 0, 0), VIRTIO_BLK_S_IOERR);
+	cr_assert_eq(driver_get(&f->driver, VIRTIO_MMIO_STATUS), ALIVE);
+}
+
+Test(virtio_block, bad_ranges_are_refused_as_a_whole)
+{
+	with_each_engine(refuses_bad_ranges);
+}
+
+/* Requests that are refused with a status */
+
+static void refuses_bad_requests(struct fixture *f)
+{
+	const struct virtio_block_metrics *metrics = virtio_block_metrics(f->block);
+	struct ring *ring = &f->driver.ring;
+
+	cr_assert_eq(request(f, VIRTIO_BLK_T_IN, DISK_SECTORS - 1, DATA, 512), VIRTIO_BLK_S_OK,
+		     "the last sector");
+	cr_assert_eq(request(f, VIRTIO_BLK_T_IN, DISK_SECTORS, DATA, 512), VIRTIO_BLK_S_IOERR);
+	cr_assert_eq(f->used_length, 1);
+	cr_assert_eq(request(f, VIRTIO_BLK_T_IN, DISK_SECTORS - 1, DATA, 1024), VIRTIO_BLK_S_IOERR);
+	cr_assert_eq(request(f, VIRTIO_BLK_T_OUT, UINT64_MAX, DATA, 1024), VIRTIO_BLK_S_IOERR,
+		     "wraps");
+	cr_assert_eq(request(f, VIRTIO_BLK_T_OUT, 1ULL << 55, DATA, 512), VIRTIO_BLK_S_IOERR,
+		     "wraps in bytes");
+	cr_assert_eq(request(f, VIRTIO_BLK_T_IN, 0, DATA, 511), VIRTIO_BLK_S_IOERR);
+	cr_assert_eq(request(f, VIRTIO_BLK_T_OUT, 0, DATA, 513), VIRTIO_BLK_S_IOERR);
+	cr_assert_eq(request(f, VIRTIO_BLK_T_OUT, 0, 0, 0), VIRTIO_BLK_S_IOERR, "nothing to write");
+	cr_assert_eq(counter(&metrics->invalid), 7);
+	cr_assert_eq(request(f, 2, 0, DATA, 512), VIRTIO_BLK_S_UNSUPP);
+	cr_assert_eq(request(f, 14, 0, DATA, 16), VIRTIO_BLK_S_UNSUPP,
+		     "secure erase is not offered");
+	cr_assert_eq(request(f, 0x80000000, 0, DATA, 512), VIRTIO_BLK_S_UNSUPP);
+	cr_assert_eq(counter(&metrics->unsupported), 3);
+
+	/* Data in the wrong direction. */
+	put_request(f, 0, VIRTIO_BLK_T_OUT, 0, DATA, 512);
+	ring_set(ring, 1, DATA, 512, VRING_DESC_F_NEXT | VRING_DESC_F_WRITE, 2);
+	ring->available_index--;
+	cr_assert_eq(chain(f), VIRTIO_BLK_S_IOERR);
+	put_request(f, 0, VIRTIO_BLK_T_IN, 0, DATA, 512);
+	ring_set(ring, 1, DATA, 512, VRING_DESC_F_NEXT, 2);
+	ring->available_index--;
+	cr_assert_eq(chain(f), VIRTIO_BLK_S_IOERR);
+	cr_assert_eq(driver_get(&f->driver, VIRTIO_MMIO_STATUS), ALIVE);
+	cr_assert_eq(counter(&metrics->io_errors), 0);
+	cr_assert_eq(request(f, VIRTIO_BLK_T_IN, 0, DATA, 512), VIRTIO_BLK_S_OK, "and on it goes");
+}
+
+Test(virtio_block, bad_requests_are_answered_with_a_status)
+{
+	with_each_engine(refuses_bad_requests);
+}
+
+static void survives_shrinking(struct fixture *f)
+{
+	cr_assert_eq(ftruncate(f->fd, 512), 0);
+	cr_assert_eq(request(f, VIRTIO_BLK_T_IN, 0, DATA, 512), VIRTIO_BLK_S_OK);
+	cr_assert_eq(request(f, VIRTIO_BLK_T_IN, 0, DATA, 1024), VIRTIO_BLK_S_IOERR);
+	cr_assert_eq(request(f, VIRTIO_BLK_T_IN, 100, DATA, 512), VIRTIO_BLK_S_IOERR);
+	cr_assert_eq(counter(&virtio_block_metrics(f->block)->io_errors), 2);
+	cr_assert_eq(driver_get(&f->driver, VIRTIO_MMIO_STATUS), ALIVE);
+}
+
+Test(virtio_block, file_that_became_shorter_gives_io_errors)
+{
+	with_each_engine(survives_shrinking);
+}
+
+Test(virtio_block, read_only_drive_refuses_writes)
+{
+	struct fixture f;
+	uint8_t zeros[512] = { 0 };
+	uint64_t features;
+
+	set_up_with(&f, IO_ENGINE_SYNC, CACHE_WRITEBACK, true);
+	features = driver_offered_features(&f.driver);
+	cr_assert(features & FEATURE(VIRTIO_BLK_F_RO));
+	cr_assert_not(features &
+		      (FEATURE(VIRTIO_BLK_F_DISCARD) | FEATURE(VIRTIO_BLK_F_WRITE_ZEROES)));
+	driver_start(&f.driver, FEATURE(VIRTIO_BLK_F_RO), RING_SIZE);
+	memset(at(&f, DATA, 512), 0x55, 512);
+	cr_assert_eq(request(&f, VIRTIO_BLK_T_OUT, 0, DATA, 512), VIRTIO_BLK_S_IOERR);
+	put_range(&f, 0, 0, 1, 0);
+	cr_assert_eq(request(&f, VIRTIO_BLK_T_DISCARD, 0, DATA, 16), VIRTIO_BLK_S_IOERR);
+	cr_assert_eq(request(&f, VIRTIO_BLK_T_WRITE_ZEROES, 0, DATA, 16), VIRTIO_BLK_S_IOERR);
+	cr_assert_eq(request(&f, VIRTIO_BLK_T_IN, 0, DATA, 512), VIRTIO_BLK_S_OK);
+	cr_assert_eq(memcmp(at(&f, DATA, 512), zeros, 512), 0);
+	tear_down(&f);
+}
+
+Test(virtio_block, unsafe_cache_offers_no_flush)
+{
+	struct fixture f;
+	struct error err = { 0 };
+
+	set_up_with(&f, IO_ENGINE_SYNC, CACHE_UNSAFE, false);
+	cr_assert_not(driver_offered_features(&f.driver) & FEATURE(VIRTIO_BLK_F_FLUSH));
+	driver_start(&f.driver, 0, RING_SIZE);
+	cr_assert_eq(request(&f, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_UNSUPP);
+	cr_assert_eq(request(&f, VIRTIO_BLK_T_OUT, 0, DATA, 512), VIRTIO_BLK_S_OK);
+	cr_assert_eq(virtio_block_flush(f.block, &err), 0);
+	tear_down(&f);
+}
+
+static void works_write_through(struct fixture *f)
+{
+	driver_start(&f->driver, 0, RING_SIZE); /* anew, without FLUSH */
+	fill(at(f, DATA, 512), 512, 8);
+	cr_assert_eq(request(f, VIRTIO_BLK_T_OUT, 3, DATA, 512), VIRTIO_BLK_S_OK);
+	cr_assert(in_file(f, 3 * 512, at(f, DATA, 512), 512));
+	put_range(f, 0, 3, 1, 0);
+	cr_assert_eq(request(f, VIRTIO_BLK_T_WRITE_ZEROES, 0, DATA, 16), VIRTIO_BLK_S_OK);
+	cr_assert_eq(request(f, VIRTIO_BLK_T_IN, 3, DATA, 512), VIRTIO_BLK_S_OK);
+	cr_assert_eq(*(uint8_t *)at(f, DATA, 1), 0);
+}
+
+Test(virtio_block, driver_without_flush_gets_durable_writes)
+{
+	with_each_engine(works_write_through);
+}
+
+/* Chains that are no requests break the device, and only it */
+
+static void is_broken_by(struct fixture *f)
+{
+	const struct virtio_block_metrics *metrics = virtio_block_metrics(f->block);
+	uint64_t before = counter(&metrics->malformed);
+
+	ring_offer(&f->driver.ring, 0);
+	driver_notify(&f->driver);
+	driver_settle(&f->driver);
+	cr_assert_eq(driver_get(&f->driver, VIRTIO_MMIO_STATUS),
+		     ALIVE | VIRTIO_CONFIG_S_NEEDS_RESET);
+	cr_assert(driver_get(&f->driver, VIRTIO_MMIO_INTERRUPT_STATUS) & VIRTIO_MMIO_INT_CONFIG);
+	cr_assert_eq(counter(&metrics->malformed), before + 1);
+	driver_notify(&f->driver);
+	driver_settle(&f->driver);
+	cr_assert_eq(counter(&metrics->malformed), before + 1, "it has stopped");
+	driver_start(&f->driver, USUAL, RING_SIZE);
+	cr_assert_eq(request(f, VIRTIO_BLK_T_IN, 0, DATA, 512), VIRTIO_BLK_S_OK,
+		     "a reset mends it");
+}
+
+static void breaks(struct fixture *f)
+{
+	struct ring *ring = &f->driver.ring;
+
+	put_header(f, 0, VIRTIO_BLK_T_IN, 0);
+	ring_set(ring, 0, HEADER, 16, 0, 0); /* no status */
+	is_broken_by(f);
+	ring_set(ring, 0, HEADER, 15, VRING_DESC_F_NEXT, 1); /* short header */
+	ring_set(ring, 1, STATUS, 1, VRING_DESC_F_WRITE, 0);
+	is_broken_by(f);
+	ring_set(ring, 0, STATUS, 1, VRING_DESC_F_WRITE, 0); /* no header */
+	is_broken_by(f);
+	ring_set(ring, 0, 64 * MIB, 16, 0, 0); /* outside memory */
+	is_broken_by(f);
+	ring_set(ring, 0, HEADER, 16, VRING_DESC_F_NEXT, 0); /* a loop */
+	is_broken_by(f);
+}
+
+Test(virtio_block, chain_that_is_no_request_breaks_the_device_until_reset)
+{
+	with_each_engine(breaks);
+}
+
+static void finishes_what_came_before(struct fixture *f)
+{
+	fill(at(f, DATA, 4096), 4096, 9);
+	put_request(f, 0, VIRTIO_BLK_T_OUT, 0, DATA, 4096);
+	ring_add(&f->driver.ring, RING_SIZE); /* no such descriptor */
+	ring_publish(&f->driver.ring);
+	driver_notify(&f->driver);
+	driver_wait_used(&f->driver, 1);
+	cr_assert_eq(status_of(f, 0), VIRTIO_BLK_S_OK);
+	cr_assert(in_file(f, 0, at(f, DATA, 4096), 4096));
+	cr_assert(driver_get(&f->driver, VIRTIO_MMIO_STATUS) & VIRTIO_CONFIG_S_NEEDS_RESET);
+}
+
+Test(virtio_block, requests_before_a_broken_one_are_done)
+{
+	with_each_engine(finishes_what_came_before);
+}
+
+/* Reset at any time */
+
+static void resets_in_flight(struct fixture *f)
+{
+	for (unsigned int round = 0; round < 50; round++) {
+		uint8_t *data = at(f, DATA, 16 * 65536);
+
+		for (unsigned int n = 0; n < 16; n++)
+			put_request(f, n, VIRTIO_BLK_T_IN, n * 128, DATA + 65536 * n, 65536);
+		ring_publish(&f->driver.ring);
+		driver_notify(&f->driver);
+		driver_turn(&f->driver, 60000); /* submitted; perhaps not finished */
+		driver_set(&f->driver, VIRTIO_MMIO_STATUS, 0);
+		/* From here on the memory is the driver's again. */
+		memset(data, 0x77, 16 * 65536);
+		driver_settle(&f->driver);
+		for (size_t i = 0; i < 16 * 65536; i++)
+			cr_assert_eq(data[i], 0x77);
+		driver_start(&f->driver, USUAL, RING_SIZE);
+	}
+	cr_assert_eq(request(f, VIRTIO_BLK_T_IN, 0, DATA, 512), VIRTIO_BLK_S_OK);
+}
+
+Test(virtio_block, reset_waits_for_requests_in_flight)
+{
+	with_each_engine(resets_in_flight);
+}
+
+/* A vCPU resets, while the main thread's loop works on what another notified. */
+struct resetter {
+	struct fixture *f;
+	_Atomic bool done;
+};
+
+static void *reset_often(void *argument)
+{
+	struct resetter *resetter = argument;
+	struct fixture *f = resetter->f;
+
+	for (unsigned int round = 0; round < 300; round++) {
+		driver_start(&f->driver, USUAL, RING_SIZE);
+		for (unsigned int n = 0; n < 16; n++)
+			put_request(f, n, n % 2 ? VIRTIO_BLK_T_IN : VIRTIO_BLK_T_OUT, n * 8,
+				    DATA + 4096 * n, 4096);
+		ring_publish(&f->driver.ring);
+		driver_notify(&f->driver);
+		if (round % 3)
+			usleep(round % 50);
+		if (round % 2)
+			driver_set(&f->driver, VIRTIO_MMIO_STATUS, 0);
+		else
+			driver_set(&f->driver, VIRTIO_MMIO_QUEUE_READY, 0);
+	}
+	atomic_store(&resetter->done, true);
+	return NULL;
+}
+
+static void resets_from_a_vcpu(struct fixture *f)
+{
+	struct resetter resetter = { .f = f };
+	pthread_t vcpu;
+
+	cr_assert_eq(pthread_create(&vcpu, NULL, reset_often, &resetter), 0);
+	while (!atomic_load(&resetter.done))
+		driver_turn(&f->driver, 1);
+	pthread_join(vcpu, NULL);
+	driver_settle(&f->driver);
+	driver_start(&f->driver, USUAL, RING_SIZE);
+	cr_assert_eq(request(f, VIRTIO_BLK_T_IN, 0, DATA, 512), VIRTIO_BLK_S_OK);
+	cr_assert_eq(counter(&virtio_block_metrics(f->block)->malformed), 0);
+}
+
+Test(virtio_block, reset_on_one_thread_and_work_on_another_agree)
+{
+	with_each_engine(resets_from_a_vcpu);
+}
+
+/* Configuration space and another disk */
+
+static uint64_t capacity(struct fixture *f)
+{
+	return driver_read(&f->driver,
+			   VIRTIO_MMIO_CONFIG + offsetof(struct virtio_blk_config, capacity), 8);
+}
+
+Test(virtio_block, configuration_space_tells_the_limits)
+{
+	struct fixture f;
+	struct virtio_blk_config config;
+	uint64_t features;
+
+	set_up_with(&f, IO_ENGINE_SYNC, CACHE_WRITEBACK, false);
+	features = driver_offered_features(&f.driver);
+	cr_assert_eq(features & 0xffffff,
+		     FEATURE(VIRTIO_BLK_F_SEG_MAX) | FEATURE(VIRTIO_BLK_F_BLK_SIZE) |
+			     FEATURE(VIRTIO_BLK_F_FLUSH) | FEATURE(VIRTIO_BLK_F_DISCARD) |
+			     FEATURE(VIRTIO_BLK_F_WRITE_ZEROES));
+	cr_assert_eq(driver_get(&f.driver, VIRTIO_MMIO_DEVICE_ID), 2);
+	for (size_t i = 0; i < sizeof(config); i++)
+		((uint8_t *)&config)[i] =
+			(uint8_t)driver_read(&f.driver, VIRTIO_MMIO_CONFIG + i, 1);
+	cr_assert_eq(config.capacity, DISK_SECTORS);
+	cr_assert_eq(config.seg_max, 254);
+	cr_assert_eq(config.blk_size, 512);
+	cr_assert_eq(config.max_discard_seg, 16);
+	cr_assert_eq(config.max_write_zeroes_seg, 16);
+	cr_assert_gt(config.max_discard_sectors, 0);
+	cr_assert_gt(config.max_write_zeroes_sectors, 0);
+	cr_assert_eq(config.write_zeroes_may_unmap, 1);
+	tear_down(&f);
+}
+
+static void swaps_disks(struct fixture *f)
+{
+	char path[] = "/var/tmp/mayfly-block-swap.XXXXXX";
+	struct drive_config other = f->config;
+	uint32_t generation = driver_get(&f->driver, VIRTIO_MMIO_CONFIG_GENERATION);
+	struct disk *disk, *reader;
+	struct error err = { 0 };
+	int fd = mkstemp(path);
+
+	other.path_on_host = path;
+	cr_assert_eq(ftruncate(fd, 8 * MIB), 0);
+	fill(at(f, DATA, 16 * 4096), 16 * 4096, 10);
+	for (unsigned int n = 0; n < 16; n++)
+		put_request(f, n, VIRTIO_BLK_T_OUT, n * 8, DATA + 4096 * n, 4096);
+	ring_publish(&f->driver.ring);
+	driver_notify(&f->driver);
+	driver_turn(&f->driver, 60000); /* in flight, perhaps */
+	driver_take_interrupts(&f->driver);
+	cr_assert_eq(disk_open(&disk, &other, VIRTIO_BLOCK_QUEUE_SIZE, virtio_block_disk(f->block),
+			       &err),
+		     0, "%s", err.message);
+	cr_assert_eq(virtio_block_set_disk(f->block, disk, &err), 0, "%s", err.message);
+	cr_assert_eq(ring_used_index(&f->driver.ring), 16, "they were finished, on the old disk");
+	cr_assert(in_file(f, 0, at(f, DATA, 16 * 4096), 16 * 4096));
+
+	cr_assert_eq(capacity(f), 8 * MIB / 512);
+	cr_assert_neq(driver_get(&f->driver, VIRTIO_MMIO_CONFIG_GENERATION), generation);
+	cr_assert(driver_get(&f->driver, VIRTIO_MMIO_INTERRUPT_STATUS) & VIRTIO_MMIO_INT_CONFIG);
+	cr_assert_geq(driver_take_interrupts(&f->driver), 1);
+	f->driver.ring.used_seen = 16;
+	cr_assert_eq(request(f, VIRTIO_BLK_T_OUT, 8 * MIB / 512 - 8, DATA, 4096), VIRTIO_BLK_S_OK);
+	cr_assert_eq(disk_check(&f->config, &err), 0, "the old file is free: %s", err.message);
+
+	/* The same file, grown: the lock is kept. */
+	cr_assert_eq(ftruncate(fd, 9 * MIB), 0);
+	cr_assert_eq(disk_open(&disk, &other, VIRTIO_BLOCK_QUEUE_SIZE, virtio_block_disk(f->block),
+			       &err),
+		     0, "%s", err.message);
+	cr_assert_eq(virtio_block_set_disk(f->block, disk, &err), 0, "%s", err.message);
+	cr_assert_eq(capacity(f), 9 * MIB / 512);
+	cr_assert_eq(request(f, VIRTIO_BLK_T_IN, 9 * MIB / 512 - 1, DATA, 512), VIRTIO_BLK_S_OK);
+	cr_assert_eq(counter(&virtio_block_metrics(f->block)->disk_updates), 2);
+
+	/* What the guest cannot learn anew is refused, and changes nothing. */
+	other = f->config;
+	other.is_read_only = true;
+	cr_assert_eq(disk_open(&reader, &other, VIRTIO_BLOCK_QUEUE_SIZE, NULL, &err), 0);
+	cr_assert_eq(virtio_block_set_disk(f->block, reader, &err), -EINVAL);
+	cr_assert(strstr(err.message, "read-only"));
+	disk_close(reader);
+	cr_assert_eq(capacity(f), 9 * MIB / 512);
+	close(fd);
+	unlink(path);
+}
+
+Test(virtio_block, disk_is_swapped_under_a_running_guest)
+{
+	with_each_engine(swaps_disks);
+}
+
+static void flushes_at_exit(struct fixture *f)
+{
+	struct error err = { 0 };
+
+	for (unsigned int n = 0; n < 16; n++)
+		put_request(f, n, VIRTIO_BLK_T_OUT, n * 8, DATA + 4096 * n, 4096);
+	ring_publish(&f->driver.ring);
+	driver_notify(&f->driver);
+	driver_turn(&f->driver, 60000);
+	cr_assert_eq(virtio_block_flush(f->block, &err), 0, "%s", err.message);
+	cr_assert_eq(ring_used_index(&f->driver.ring), 16);
+}
+
+Test(virtio_block, flush_at_exit_waits_for_requests_in_flight)
+{
+	with_each_engine(flushes_at_exit);
+}
