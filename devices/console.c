@@ -33,7 +33,7 @@ static void handle_wake(struct loop_source *source, uint32_t events)
 	/* First this, then look: what comes in between wakes once more. */
 	if (read(console->options.serial->host_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
 		return;
-	console_output_drain(console);
+	console_output_ready(console);
 	console_input_taken(console);
 }
 
@@ -45,7 +45,8 @@ int console_open(struct console *console, const struct console_options *options,
 	console->options = *options;
 	console->open = true;
 	console->wake.fd = -1;
-	console->output.fd = console->output.writable.fd = -1;
+	console->output.fd = console->output.gather_fd = -1;
+	console->output.writable.fd = console->output.gather.fd = -1;
 	console->input.fd = console->input.pace_fd = console->input.continued_fd = -1;
 	console->input.readable.fd = console->input.pace.fd = console->input.continued.fd = -1;
 	ret = console_output_open(console, err);

@@ -6,13 +6,13 @@
  * burst follows after a pause. The pause is for the guest: a driver empties the receiver inside its
  * interrupt handler, as long as there is something, into buffers (Linux: 640 KiB, earlier 64 KiB)
  * that only run down once the handler has returned. Fed without end, it drops what a real line's
- * speed would have spread out, or leaves its handler with the line still raised. Half the time that
- * the guest needed for the burst is a share that holds on fast and on slow hosts.
+ * speed would have spread out, or leaves its handler with the line still raised. A share of the
+ * time that the guest needed for the burst fits fast and slow hosts alike.
  *
  * A terminal is read, and is in raw mode, only while this process is in its foreground:
  *   - started in the background, it is only watched; edge-triggered, as its input is another's.
- *     After `fg` the first line typed (the terminal still gathers lines) finds us in the
- * foreground: raw mode then, and that line is the guest's first;
+ *     After `fg` the first line typed (the terminal still gathers lines) finds us in front: raw
+ * mode then, and that line is the guest's first;
  *   - stopped (by SIGSTOP or SIGTSTP from elsewhere: Ctrl-Z is the guest's) and continued, SIGCONT
  *     has us look again: the shell has put its own modes back meanwhile.
  *
@@ -32,7 +32,8 @@
 #include "console_private.h"
 
 #define PAUSE_MIN_NS 1000000ULL
-#define PAUSE_MAX_NS 50000000ULL
+#define PAUSE_MAX_NS 20000000ULL
+#define PAUSE_SHARE  8
 
 #define KEY_CTRL_A 0x01
 
@@ -233,7 +234,7 @@ void console_input_taken(struct console *console)
 
 	if (!input->burst_bytes || !serial_input_taken(console->options.serial))
 		return;
-	pause_ns = (console_now_ns() - input->burst_start_ns) / 2;
+	pause_ns = (console_now_ns() - input->burst_start_ns) / PAUSE_SHARE;
 	if (pause_ns < PAUSE_MIN_NS)
 		pause_ns = PAUSE_MIN_NS;
 	if (pause_ns > PAUSE_MAX_NS)

@@ -18,8 +18,8 @@ uint64_t console_now_ns(void);
 int console_reopen(int fd, int flags);
 
 int console_output_open(struct console *console, struct error *err);
-/* Writes what the sink takes now; waits in the loop for the rest. */
-void console_output_drain(struct console *console);
+/* Output came to the empty ring: writes what the sink takes now, and looks again after a while. */
+void console_output_ready(struct console *console);
 /* Writes the rest out for at most CONSOLE_DRAIN_MS, then drops it. */
 void console_output_close(struct console *console);
 

@@ -28,7 +28,7 @@
  * once per byte. */
 #define LSR_POLLS_WAITING 64
 
-static void signal_eventfd(int fd)
+void serial_signal(int fd)
 {
 	uint64_t one = 1;
 
@@ -132,7 +132,7 @@ static void receive(struct serial *serial)
 		atomic_fetch_add_explicit(&serial->metrics.rx_bytes, moved, memory_order_relaxed);
 	if (serial->input_watched && !serial->input_count && !r->fifo_count) {
 		serial->input_watched = false;
-		signal_eventfd(serial->host_fd);
+		serial_signal(serial->host_fd);
 	}
 }
 
@@ -143,7 +143,7 @@ void serial_update(struct serial *serial)
 	receive(serial);
 	causes = interrupt_causes(&serial->registers);
 	if (causes & ~serial->signalled)
-		signal_eventfd(serial->irq_fd);
+		serial_signal(serial->irq_fd);
 	serial->signalled = causes;
 }
 
@@ -157,8 +157,8 @@ static void transmit(struct serial *serial, uint8_t byte)
 		return;
 	}
 	serial->output[tail] = byte;
-	if (serial->output_count++ == 0)
-		signal_eventfd(serial->host_fd);
+	if (serial->output_count++ == 0 && serial->output_watched)
+		serial_signal(serial->host_fd);
 }
 
 static void loop_back(struct serial_registers *r, uint8_t byte)
@@ -389,6 +389,7 @@ int serial_init(struct serial *serial, struct error *err)
 	};
 	pthread_mutex_init(&serial->lock, NULL);
 	serial->output = output;
+	serial->output_watched = true;
 	serial->registers.divisor[0] = 1; /* 115200 baud */
 	serial->irq_fd = take_fd(&irq_fd);
 	serial->host_fd = take_fd(&host_fd);

@@ -33,6 +33,15 @@ bool serial_input_taken(struct serial *serial)
 	return taken;
 }
 
+void serial_watch_output(struct serial *serial, bool watched)
+{
+	pthread_mutex_lock(&serial->lock);
+	if (watched && !serial->output_watched && serial->output_count)
+		serial_signal(serial->host_fd);
+	serial->output_watched = watched;
+	pthread_mutex_unlock(&serial->lock);
+}
+
 size_t serial_peek_output(struct serial *serial, const uint8_t **data)
 {
 	size_t length;

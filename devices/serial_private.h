@@ -69,4 +69,7 @@ enum {
  */
 void serial_update(struct serial *serial);
 
+/* Adds one to an eventfd. */
+void serial_signal(int fd);
+
 #endif

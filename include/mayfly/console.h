@@ -42,7 +42,8 @@ enum console_sink {
 struct console_output {
 	enum console_sink sink;
 	struct loop_source writable; /* in the loop while the reader stalls */
-	int fd;
+	struct loop_source gather;   /* the timer that gathers output into fewer writes */
+	int fd, gather_fd;
 	bool owned;
 	size_t piece_bytes; /* CONSOLE_SINK_POLLED: what fits when poll says that something does */
 	bool failing;	    /* the last write failed, and the log has it */

@@ -55,8 +55,9 @@ struct serial {
 
 	pthread_mutex_t lock; /* for all below */
 	struct serial_registers registers;
-	uint8_t signalled; /* interrupt causes for which an edge was sent and which still hold */
-	bool input_watched;
+	uint8_t signalled;   /* interrupt causes for which an edge was sent and which still hold */
+	bool input_watched;  /* the host wants to know when all input was taken */
+	bool output_watched; /* ... and when the empty ring gets its first byte */
 	uint8_t input[SERIAL_INPUT_BYTES];
 	uint32_t input_head, input_count;
 	uint8_t *output; /* SERIAL_OUTPUT_BYTES, a mapping of its own */
@@ -80,6 +81,12 @@ size_t serial_put_input(struct serial *serial, const uint8_t *data, size_t lengt
 
 /* Whether the guest has taken all of it, out of the FIFO too. */
 bool serial_input_taken(struct serial *serial);
+
+/*
+ * Whether host_fd tells of output that comes to an empty ring; it does from the start. Without, the
+ * host looks by itself. Turning it on tells at once when output is there.
+ */
+void serial_watch_output(struct serial *serial, bool watched);
 
 /* The oldest output that lies in one piece: points `data` to it and returns its length; valid until
  * consumed. */
