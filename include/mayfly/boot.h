@@ -4,7 +4,8 @@
  *
  * Kernels: 64-bit little-endian x86 ELF through the Linux 64-bit protocol (Documentation/arch/x86/boot.rst), the same
  * through PVH when it carries the XEN_ELFNOTE_PHYS32_ENTRY note (xen/include/public/arch-x86/hvm/start_info.h), and
- * bzImage through its 64-bit entry. Tables: ACPI 6.5 hardware-reduced, Intel MP 1.4.
+ * bzImage through its 64-bit entry. Tables: ACPI 6.5 hardware-reduced, Intel MP 1.4. Linux also gets a seed for its
+ * random numbers (getrandom(2)).
  *
  * Main thread, before the guest runs.
  */
@@ -30,7 +31,8 @@ struct boot_platform {
 };
 
 enum boot_protocol {
-	BOOT_PROTOCOL_ANY,   /* PVH for an ELF kernel that carries the note but is no Linux; else Linux 64-bit */
+	/* PVH for an ELF kernel that carries the note but none of the owner "Linux"; else Linux 64-bit. */
+	BOOT_PROTOCOL_ANY,
 	BOOT_PROTOCOL_LINUX, /* Linux 64-bit or refused */
 	BOOT_PROTOCOL_PVH,   /* PVH or refused */
 };
@@ -38,8 +40,8 @@ enum boot_protocol {
 struct boot_request {
 	const char *kernel_path;
 	const char *initrd_path;    /* NULL: none */
-	const char *cmdline;	    /* as the user gave it */
-	const char *root_parameter; /* " root=... ro" that the drives ask for, appended; NULL: none */
+	const char *cmdline;	    /* as the user gave it; NULL: empty */
+	const char *root_parameter; /* "root=... ro" that the drives ask for, after the user's own; NULL: none */
 	enum boot_protocol protocol;
 };
 
@@ -51,13 +53,15 @@ struct boot_entry {
 	uint64_t rbx;  /* PVH: the start info */
 	uint64_t rsp;
 	uint64_t cr3;  /* Linux: identity page tables, written to guest memory */
-	uint64_t gdt_base; /* Linux and PVH: a GDT in guest memory with selectors 0x08 (PVH code), 0x10, 0x18 (data) */
+	/* A GDT in guest memory: 0x08 32-bit code (PVH), 0x10 64-bit code (Linux), 0x18 data, 0x20 task state. */
+	uint64_t gdt_base;
 	uint16_t gdt_limit;
 	uint64_t kernel_end; /* first byte behind the kernel, for the log */
 };
 
 /*
- * Does all of it. The message names the file and what is wrong with it; guest memory is undefined after a failure.
+ * Does all of it, in memory that is new (what is to be zero is not written). The message names the file and what is
+ * wrong with it: -ENOEXEC or the reason why it cannot be opened or read; guest memory is undefined after a failure.
  * The kernel and initrd files are opened here and closed again; mapped pages stay.
  */
 int boot_load(struct memory *memory, const struct boot_request *request, const struct boot_platform *platform,
@@ -65,9 +69,9 @@ int boot_load(struct memory *memory, const struct boot_request *request, const s
 
 /*
  * The kernel command line as the guest will see it, NUL-terminated in `out` (of `out_bytes`): the user's, the root
- * parameter, and a virtio_mmio.device= for each device that the user's text does not name already. The device
- * parameters stand before a "--" of the user, which ends the kernel's own parameters. -EINVAL when too long, or when
- * the text holds a control character.
+ * parameter, and a virtio_mmio.device= for each device that the user's text does not name already (by either of its
+ * windows), joined by single spaces. What is added stands before a "--" of the user, which ends the kernel's own
+ * parameters. -EINVAL when too long, or when the text holds a control character.
  */
 int boot_cmdline_build(const struct boot_request *request, const struct boot_platform *platform, char *out,
 		       size_t out_bytes, struct error *err);

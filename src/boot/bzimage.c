@@ -57,8 +57,7 @@ static int read_header(const struct boot_file *file, struct setup_header *header
 	if (header->version < VERSION_LEAST)
 		return boot_file_error(
 			file, err,
-			"speaks boot protocol %u.%02u, which is too old: 2.12 (Linux 3.8) or later "
-			"is needed",
+			"speaks boot protocol %u.%02u, which is too old: 2.12 (Linux 3.8) or later is needed",
 			header->version >> 8, header->version & 0xff);
 	if ((size_t)HEADER_MAGIC_AT + end_byte < end)
 		return boot_file_error(
@@ -106,10 +105,9 @@ int bzimage_load(struct memory *memory, const struct boot_file *file, enum boot_
 	int result;
 
 	if (protocol == BOOT_PROTOCOL_PVH)
-		return boot_file_error(file, err,
-				       "is a bzImage, which has no PVH entry: give the "
-				       "uncompressed vmlinux, or take "
-				       "the Linux boot protocol");
+		return boot_file_error(
+			file, err,
+			"is a bzImage, which has no PVH entry: give the uncompressed vmlinux, or take the Linux boot protocol");
 	result = read_header(file, &header, err);
 	if (result == 0)
 		result = check_header(file, &header, err);
@@ -120,18 +118,16 @@ int bzimage_load(struct memory *memory, const struct boot_file *file, enum boot_
 		      SECTOR_BYTES;
 	payload_bytes = (uint64_t)header.syssize * PARAGRAPH_BYTES;
 	if (payload_bytes <= ENTRY_64_OFFSET)
-		return boot_file_error(file, err,
-				       "has a protected-mode part of %llu bytes, which ends before "
-				       "its 64-bit entry",
-				       (unsigned long long)payload_bytes);
+		return boot_file_error(
+			file, err,
+			"has a protected-mode part of %llu bytes, which ends before its 64-bit entry",
+			(unsigned long long)payload_bytes);
 	if (!range_within(setup_bytes, payload_bytes, file->size_bytes))
-		return boot_file_error(file, err,
-				       "is truncated: its protected-mode part, %llu bytes at "
-				       "0x%llx, ends behind the "
-				       "file's %llu bytes",
-				       (unsigned long long)payload_bytes,
-				       (unsigned long long)setup_bytes,
-				       (unsigned long long)file->size_bytes);
+		return boot_file_error(
+			file, err,
+			"is truncated: its protected-mode part, %llu bytes at 0x%llx, ends behind the file's %llu bytes",
+			(unsigned long long)payload_bytes, (unsigned long long)setup_bytes,
+			(unsigned long long)file->size_bytes);
 
 	/* Past this, no sum can wrap: every term is below 4 GiB. */
 	if (header.pref_address >= low_end)
@@ -147,12 +143,12 @@ int bzimage_load(struct memory *memory, const struct boot_file *file, enum boot_
 	if (end < header.pref_address + payload_bytes)
 		end = header.pref_address + payload_bytes;
 	if (end > low_end)
-		return boot_file_error(file, err,
-				       "needs the memory up to %llu MiB to unpack itself: the "
-				       "guest has %llu MiB%s",
-				       (unsigned long long)(align_up(end, MIB) / MIB),
-				       (unsigned long long)(low_end / MIB),
-				       memory->region_count > 1 ? " below its MMIO gap" : "");
+		return boot_file_error(
+			file, err,
+			"needs the memory up to %llu MiB to unpack itself: the guest has %llu MiB%s",
+			(unsigned long long)(align_up(end, MIB) / MIB),
+			(unsigned long long)(low_end / MIB),
+			memory->region_count > 1 ? " below its MMIO gap" : "");
 
 	result = boot_file_load(file, memory, header.pref_address, setup_bytes, payload_bytes, err);
 	if (result < 0)

@@ -173,11 +173,10 @@ int boot_cmdline_build(const struct boot_request *request, const struct boot_pla
 	}
 	append(&writer, init_part, strlen(init_part));
 	if (writer.used >= writer.limit)
-		return error_set(err, EINVAL,
-				 "the kernel command line is too long: %zu bytes with the "
-				 "parameters for root and devices, "
-				 "where this kernel takes %zu",
-				 writer.used, out_bytes > 0 ? out_bytes - 1 : 0);
+		return error_set(
+			err, EINVAL,
+			"the kernel command line is too long: %zu bytes with the parameters for root and devices, where this kernel takes %zu",
+			writer.used, out_bytes > 0 ? out_bytes - 1 : 0);
 	out[writer.used] = '\0';
 	return 0;
 }

@@ -71,11 +71,10 @@ static int read_header(struct elf_kernel *elf, struct error *err)
 		return boot_file_error(file, err, "is an ELF file of unknown version %u",
 				       header->e_version);
 	if (header->e_machine != EM_X86_64)
-		return boot_file_error(file, err,
-				       "is an ELF file for another machine (e_machine %u): only "
-				       "x86-64 (%u) can be "
-				       "started",
-				       header->e_machine, EM_X86_64);
+		return boot_file_error(
+			file, err,
+			"is an ELF file for another machine (e_machine %u): only x86-64 (%u) can be started",
+			header->e_machine, EM_X86_64);
 	if (header->e_type != ET_EXEC && header->e_type != ET_DYN)
 		return boot_file_error(
 			file, err,
@@ -118,41 +117,35 @@ static int check_segment(const struct elf_kernel *elf, unsigned int i, uint64_t 
 	if (segment->p_filesz > segment->p_memsz)
 		return boot_file_error(
 			elf->file, err,
-			"has an ELF segment %u with more bytes in the file (0x%llx) than in memory "
-			"(0x%llx)",
+			"has an ELF segment %u with more bytes in the file (0x%llx) than in memory (0x%llx)",
 			i, (unsigned long long)segment->p_filesz,
 			(unsigned long long)segment->p_memsz);
 	if (!range_within(segment->p_offset, segment->p_filesz, elf->file->size_bytes))
 		return boot_file_error(
 			elf->file, err,
-			"is truncated: its ELF segment %u, 0x%llx bytes at 0x%llx, ends behind the "
-			"file's 0x%llx bytes",
+			"is truncated: its ELF segment %u, 0x%llx bytes at 0x%llx, ends behind the file's 0x%llx bytes",
 			i, (unsigned long long)segment->p_filesz,
 			(unsigned long long)segment->p_offset,
 			(unsigned long long)elf->file->size_bytes);
 	if (!range_within(segment->p_paddr, segment->p_memsz, UINT64_MAX))
 		return boot_file_error(
 			elf->file, err,
-			"has an ELF segment %u at 0x%llx whose 0x%llx bytes wrap around the end of "
-			"the address space",
+			"has an ELF segment %u at 0x%llx whose 0x%llx bytes wrap around the end of the address space",
 			i, (unsigned long long)segment->p_paddr,
 			(unsigned long long)segment->p_memsz);
 	if (segment->p_paddr < LAYOUT_HIGH_MEMORY)
 		return boot_file_error(
 			elf->file, err,
-			"has an ELF segment %u at 0x%llx: what is below 1 MiB belongs to the "
-			"machine",
+			"has an ELF segment %u at 0x%llx: what is below 1 MiB belongs to the machine",
 			i, (unsigned long long)segment->p_paddr);
 	if (!range_within(segment->p_paddr, segment->p_memsz, low_end))
-		return boot_file_error(elf->file, err,
-				       "has an ELF segment %u that needs memory from 0x%llx to "
-				       "0x%llx: the guest's "
-				       "memory%s ends at 0x%llx",
-				       i, (unsigned long long)segment->p_paddr,
-				       (unsigned long long)(segment->p_paddr + segment->p_memsz),
-				       low_end == LAYOUT_MMIO_GAP_START ? " below its MMIO gap"
-									: "",
-				       (unsigned long long)low_end);
+		return boot_file_error(
+			elf->file, err,
+			"has an ELF segment %u that needs memory from 0x%llx to 0x%llx: the guest's memory%s ends at 0x%llx",
+			i, (unsigned long long)segment->p_paddr,
+			(unsigned long long)(segment->p_paddr + segment->p_memsz),
+			low_end == LAYOUT_MMIO_GAP_START ? " below its MMIO gap" : "",
+			(unsigned long long)low_end);
 	return 0;
 }
 
@@ -293,8 +286,7 @@ static int choose_entry(const struct elf_kernel *elf, enum boot_protocol protoco
 	if (protocol == BOOT_PROTOCOL_PVH && !elf->has_pvh_entry)
 		return boot_file_error(
 			elf->file, err,
-			"has no PVH entry note: build it with CONFIG_PVH, or take the Linux boot "
-			"protocol");
+			"has no PVH entry note: build it with CONFIG_PVH, or take the Linux boot protocol");
 	if (protocol == BOOT_PROTOCOL_PVH ||
 	    (protocol == BOOT_PROTOCOL_ANY && elf->has_pvh_entry && !elf->is_linux)) {
 		kernel->protocol = BOOT_PROTOCOL_PVH;

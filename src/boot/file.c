@@ -62,11 +62,11 @@ int boot_file_read(const struct boot_file *file, uint64_t offset, void *destinat
 	uint8_t *next = destination;
 
 	if (!range_within(offset, length, file->size_bytes))
-		return boot_file_error(file, err,
-				       "is truncated: its %s, %zu bytes at 0x%llx, ends behind the "
-				       "file's %llu bytes",
-				       structure, length, (unsigned long long)offset,
-				       (unsigned long long)file->size_bytes);
+		return boot_file_error(
+			file, err,
+			"is truncated: its %s, %zu bytes at 0x%llx, ends behind the file's %llu bytes",
+			structure, length, (unsigned long long)offset,
+			(unsigned long long)file->size_bytes);
 	while (length > 0) {
 		ssize_t got = pread(file->fd, next, length, (off_t)offset);
 

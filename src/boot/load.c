@@ -18,10 +18,7 @@ static const struct {
 	const char *advice;
 } mistakes[] = {
 	{ 0, "\x1f\x8b", 2, "is compressed with gzip: unpack it first (gzip -d)" },
-	{ 0,
-	  "\xfd"
-	  "7zXZ",
-	  5, "is compressed with xz: unpack it first (xz -d)" },
+	{ 0, "\xfd\x37zXZ", 5, "is compressed with xz: unpack it first (xz -d)" },
 	{ 0, "\x28\xb5\x2f\xfd", 4, "is compressed with zstd: unpack it first (zstd -d)" },
 	{ 0, "BZh", 3, "is compressed with bzip2: unpack it first (bzip2 -d)" },
 	{ 0x38, "ARM\x64", 4, "is a kernel for 64-bit ARM, not for x86-64" },
@@ -98,13 +95,12 @@ static int load_initrd(struct memory *memory, const char *path, const struct boo
 	if (result < 0)
 		return result;
 	if (!place_initrd(memory, kernel, file.size_bytes, &initrd->gpa))
-		return boot_file_error(&file, err,
-				       "does not fit: it has %llu KiB, the guest %llu MiB of "
-				       "memory, and the kernel "
-				       "takes what is below %llu MiB",
-				       (unsigned long long)(align_up(file.size_bytes, KIB) / KIB),
-				       (unsigned long long)(memory->size_bytes / MIB),
-				       (unsigned long long)(align_up(kernel->end, MIB) / MIB));
+		return boot_file_error(
+			&file, err,
+			"does not fit: it has %llu KiB, the guest %llu MiB of memory, and the kernel takes what is below %llu MiB",
+			(unsigned long long)(align_up(file.size_bytes, KIB) / KIB),
+			(unsigned long long)(memory->size_bytes / MIB),
+			(unsigned long long)(align_up(kernel->end, MIB) / MIB));
 	initrd->size_bytes = file.size_bytes;
 	return boot_file_load(&file, memory, initrd->gpa, 0, file.size_bytes, err);
 }
