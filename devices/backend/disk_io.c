@@ -71,6 +71,27 @@ static void range_step(struct disk *disk, struct disk_request *request, struct d
 	}
 }
 
+/* As much as one step may do: whole parts of the list, or a piece of the first. */
+static void limit_transfer(struct disk_request *request, struct disk_step *step)
+{
+	uint64_t bytes = 0;
+
+	if (request->length_bytes <= DISK_STEP_BYTES)
+		return;
+	step->iov_count = 0;
+	while (step->iov_count < request->iov_count) {
+		bytes += request->iov[step->iov_count].iov_len;
+		if (bytes > DISK_STEP_BYTES)
+			break;
+		step->iov_count++;
+	}
+	if (step->iov_count == 0) {
+		request->tail = (struct iovec) { request->iov->iov_base, DISK_STEP_BYTES };
+		step->iov = &request->tail;
+		step->iov_count = 1;
+	}
+}
+
 void disk_next_step(struct disk *disk, struct disk_request *request, struct disk_step *step)
 {
 	*step = (struct disk_step) { .iov = request->iov,
@@ -80,10 +101,12 @@ void disk_next_step(struct disk *disk, struct disk_request *request, struct disk
 	switch (request->operation) {
 	case DISK_READ:
 		step->kind = STEP_READ;
+		limit_transfer(request, step);
 		break;
 	case DISK_WRITE:
 		step->kind = STEP_WRITE;
 		step->write_flags = request->durable ? RWF_DSYNC : 0;
+		limit_transfer(request, step);
 		break;
 	case DISK_FLUSH:
 		step->kind = STEP_DATASYNC;
@@ -158,6 +181,8 @@ static bool finish_range(struct disk *disk, struct disk_request *request, int64_
 
 bool disk_finish_step(struct disk *disk, struct disk_request *request, int64_t result)
 {
+	if (disk->abandoning)
+		return finish(request, result < 0 ? (int)result : -ECANCELED);
 	switch (request->operation) {
 	case DISK_READ:
 	case DISK_WRITE:
@@ -258,6 +283,13 @@ void disk_drain(struct disk *disk)
 	disk->engine->commit(disk);
 	while (disk->in_flight)
 		disk->engine->collect(disk, true);
+}
+
+void disk_abandon(struct disk *disk)
+{
+	disk->abandoning = true;
+	disk_drain(disk);
+	disk->abandoning = false;
 }
 
 int disk_sync(struct disk *disk)

@@ -27,6 +27,13 @@ struct disk_step {
 	uint64_t offset_bytes, length_bytes;
 };
 
+/*
+ * The most that one step transfers: a guest may ask for 4 GiB at once, and neither the event loop
+ * nor a driver that resets its device should wait for all of it. No driver's usual request is cut
+ * by this.
+ */
+#define DISK_STEP_BYTES (2 * MIB)
+
 struct disk_engine {
 	/* Makes what the engine needs for `queue_size` requests. */
 	int (*start)(struct disk *disk, unsigned int queue_size, struct error *err);
@@ -59,6 +66,8 @@ struct disk {
 	uint64_t device_id, inode; /* which file it is */
 	unsigned int in_flight;	   /* submitted and not yet on the list */
 	struct disk_request *finished, **finished_end;
+	struct disk_request *unfinished;     /* Sync: what has steps left */
+	bool abandoning;		     /* a request ends with the step that it is in */
 	struct iovec zeros[DISK_ZERO_PAGES]; /* the same page of zeros again and again; filled when
 						first needed */
 	struct disk_uring *uring;

@@ -20,6 +20,12 @@
  */
 #define TURN_BYTES (64 * MIB)
 
+/*
+ * And what may be out with the disk, beyond which chains stay in the ring: whoever has to wait for
+ * all of it (a reset, another disk, the end of the machine) must not wait long.
+ */
+#define OUT_BYTES (64 * MIB)
+
 static struct virtio_block *block_of(struct virtio_mmio *mmio)
 {
 	return container_of(mmio, struct virtio_block, mmio);
@@ -30,12 +36,19 @@ static struct block_slot *take_slot(struct virtio_block *block)
 	struct block_slot *slot = &block->slots[block->free_slots[--block->free_count]];
 
 	slot->chain.iov = slot->iov;
+	slot->bytes_out = 0;
 	return slot;
 }
 
 static void give_slot_back(struct virtio_block *block, const struct block_slot *slot)
 {
+	block->bytes_out -= slot->bytes_out;
 	block->free_slots[block->free_count++] = (uint16_t)(slot - block->slots);
+}
+
+static bool has_room(const struct virtio_block *block)
+{
+	return block->free_count > 0 && block->bytes_out < OUT_BYTES;
 }
 
 static bool requests_are_out(const struct virtio_block *block)
@@ -76,7 +89,7 @@ static void needs_reset(struct virtio_block *block, const char *reason, uint64_t
  */
 static void take_requests(struct virtio_block *block, struct virtqueue *queue, uint64_t *turn_bytes)
 {
-	while (*turn_bytes < TURN_BYTES && block->free_count > 0) {
+	while (*turn_bytes < TURN_BYTES && has_room(block)) {
 		struct block_slot *slot = take_slot(block);
 		int popped = virtqueue_pop(queue, &slot->chain);
 		enum block_outcome outcome = BLOCK_DONE;
@@ -87,6 +100,8 @@ static void take_requests(struct virtio_block *block, struct virtqueue *queue, u
 		*turn_bytes += PAGE_SIZE_BYTES;
 		if (outcome == BLOCK_SUBMITTED) {
 			*turn_bytes += slot->bytes;
+			slot->bytes_out = slot->type == VIRTIO_BLK_T_DISCARD ? 0 : slot->bytes;
+			block->bytes_out += slot->bytes_out;
 			continue;
 		}
 		give_slot_back(block, slot);
@@ -117,7 +132,20 @@ static void notify(struct virtio_mmio *mmio, unsigned int queue_index)
 			virtio_mmio_notify_later(mmio, queue_index);
 			return;
 		}
+		/* The completions to come are the notification then. */
+		block->full = !has_room(block);
+		if (block->full)
+			return;
 	} while (virtqueue_enable_notify(queue));
+}
+
+/* Chains that found no room are taken by a turn of their own. */
+static void look_again_when_room(struct virtio_block *block)
+{
+	if (!block->full || !has_room(block))
+		return;
+	block->full = false;
+	virtio_mmio_notify_later(&block->mmio, 0);
 }
 
 static void handle_completion(struct loop_source *source, uint32_t events)
@@ -132,6 +160,7 @@ static void handle_completion(struct loop_source *source, uint32_t events)
 	virtio_mmio_lock(&block->mmio);
 	collect(block);
 	virtio_mmio_publish(&block->mmio, 0);
+	look_again_when_room(block);
 	virtio_mmio_unlock(&block->mmio);
 }
 
@@ -145,16 +174,17 @@ static void activate(struct virtio_mmio *mmio)
 			       !virtio_mmio_has_feature(mmio, VIRTIO_BLK_F_FLUSH);
 }
 
-/* What is in flight is waited for and dropped: the driver gave its buffers up. */
+/* What is in flight is cut short and dropped: the driver gave its buffers up. */
 static void stop_queue(struct virtio_mmio *mmio, unsigned int queue_index)
 {
 	struct virtio_block *block = block_of(mmio);
 	struct disk_request *request;
 
 	(void)queue_index;
-	disk_drain(block->disk);
+	disk_abandon(block->disk);
 	while ((request = disk_reap(block->disk)))
 		give_slot_back(block, container_of(request, struct block_slot, disk));
+	block->full = false;
 }
 
 static const struct virtio_mmio_ops block_ops = {
@@ -201,14 +231,10 @@ static int watch_completions(struct virtio_block *block, unsigned int index,
 			     const struct disk *disk, struct error *err)
 {
 	struct block_completion *completion = &block->completions[index];
-	int fd = disk_completion_fd(disk);
 
 	completion->block = block;
-	completion->source.fd = -1;
-	if (fd < 0)
-		return 0;
-	if (loop_add(block->mmio.loop, &completion->source, fd, EPOLLIN, handle_completion, err) <
-	    0)
+	if (loop_add(block->mmio.loop, &completion->source, disk_completion_fd(disk), EPOLLIN,
+		     handle_completion, err) < 0)
 		return error_prefix(err, "%s", block->mmio.name);
 	return 0;
 }
@@ -295,6 +321,7 @@ static void finish_requests(struct virtio_block *block)
 		collect(block);
 	}
 	virtio_mmio_publish(&block->mmio, 0);
+	look_again_when_room(block);
 }
 
 int virtio_block_set_disk(struct virtio_block *block, struct disk *disk, struct error *err)

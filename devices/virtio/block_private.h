@@ -21,15 +21,16 @@ struct block_slot {
 	struct virtqueue_chain chain;
 	uint8_t *status; /* where the guest wants the outcome */
 	uint32_t type;
-	uint64_t sector; /* for messages */
-	uint64_t bytes;	 /* of data, or in all ranges */
+	uint64_t sector;    /* for messages */
+	uint64_t bytes;	    /* of data, or in all ranges */
+	uint64_t bytes_out; /* what it counts for in the device's */
 	bool flush_behind;
 	unsigned int range_count, range_next;
 	struct virtio_blk_discard_write_zeroes ranges[BLOCK_MAX_RANGES];
 	struct iovec iov[VIRTIO_BLOCK_QUEUE_SIZE];
 };
 
-/* The eventfd of one disk in the loop; out of it for a disk that needs none. */
+/* The eventfd of one disk in the loop. */
 struct block_completion {
 	struct loop_source source;
 	struct virtio_block *block;
@@ -47,6 +48,8 @@ struct virtio_block {
 	struct virtio_block_metrics metrics;
 	struct log_limit log_limit;
 	struct block_slot *slots;
+	uint64_t bytes_out; /* of data, with the disk now */
+	bool full;	    /* chains may wait in the ring until requests are answered */
 	unsigned int free_count;
 	uint16_t free_slots[VIRTIO_BLOCK_QUEUE_SIZE]; /* a stack: few slots are ever touched */
 };

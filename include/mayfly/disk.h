@@ -3,9 +3,10 @@
  * (`Async`) or by plain system calls (`Sync`).
  *
  * A user fills a struct disk_request, hands it over with disk_submit(), starts all that was
- * submitted with disk_commit(), and gets each back exactly once from disk_reap(). The Sync engine
- * has finished a request when disk_submit() returns; the Async engine makes disk_completion_fd()
- * readable when there is something to reap.
+ * submitted with disk_commit(), and gets each back exactly once from disk_reap().
+ * disk_completion_fd() becomes readable when there is something to reap. What the Sync engine can
+ * do with one system call is finished when disk_submit() returns; for the rest of a large request
+ * it, too, makes disk_completion_fd() readable, and goes on in disk_reap().
  *
  * One thread at a time may use a disk (the device's lock sees to that); it need not be the same
  * one.
@@ -71,8 +72,7 @@ uint64_t disk_size_bytes(const struct disk *disk);
 bool disk_is_read_only(const struct disk *disk);
 enum cache_type disk_cache_type(const struct disk *disk);
 
-/* An eventfd for the loop, which whoever waits for it reads empty; -1 for an engine that needs
- * none. */
+/* An eventfd for the loop, which whoever waits for it reads empty. */
 int disk_completion_fd(const struct disk *disk);
 
 /* Hands `request` over, until disk_reap() returns it. Never more than `queue_size` at once. */
@@ -87,6 +87,12 @@ struct disk_request *disk_reap(struct disk *disk);
 /* Waits until everything submitted is finished. Reap it afterwards: nothing of it touches its
  * memory any more. */
 void disk_drain(struct disk *disk);
+
+/*
+ * The same, but each request ends with the system call that it is in, its work perhaps half done:
+ * for a driver that gave its buffers up.
+ */
+void disk_abandon(struct disk *disk);
 
 /* Puts all finished writes on stable storage, with either cache type. Returns 0 or a negative
  * errno. */
