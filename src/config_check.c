@@ -51,6 +51,22 @@ int config_id_check(const char *id, struct error *err)
 	return 0;
 }
 
+/* It becomes a file name and part of log lines. */
+int config_instance_id_check(const char *id, struct error *err)
+{
+	static const char allowed[] =
+		"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-";
+	size_t length = strlen(id);
+	struct config_clip clip;
+
+	if (length > 0 && length <= CONFIG_MAX_ID_BYTES && strspn(id, allowed) == length)
+		return 0;
+	return error_set(err, EINVAL,
+			 "the id '%s' of the microVM is not made of 1 to %d letters, digits and "
+			 "hyphens",
+			 config_clip(&clip, id), CONFIG_MAX_ID_BYTES);
+}
+
 /*
  * Whether `text` has the form of `form`, where 'x' stands for a hexadecimal digit. The kernel's
  * root=PARTUUID= takes a GPT's UUID, or for an MBR its disk signature and partition number (Linux

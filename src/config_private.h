@@ -35,9 +35,7 @@ int config_check_uint(const struct config_field *field, uint64_t value, struct e
 #define CONFIG_MEMORY_SIZE_MESSAGE \
 	"The memory size (MiB) is either 0, or not a multiple of the configured page size."
 
-/* A kernel and its platform tables need some room; above, 46 bits of guest physical address are
- * what KVM hosts have. */
-#define CONFIG_MIN_MEMORY_MIB 16
+/* 46 bits of guest physical address are what KVM hosts have. */
 #define CONFIG_MAX_MEMORY_MIB (64 * MIB) /* 64 Mi MiB: 2^46 bytes */
 
 /* No object has more fields. */

@@ -60,7 +60,7 @@ void options_print_help(void)
 	      "\n"
 	      "Logging:\n"
 	      "  --log-path PATH      file or FIFO of the log (default: standard error)\n"
-	      "  --level LEVEL        Error, Warn, Info, Debug, Trace or Off (default Warn)\n"
+	      "  --level LEVEL        Error, Warn, Info, Debug, Trace or Off (default Info; Warn for run)\n"
 	      "  --module PREFIX      only lines from source files that begin so, such as devices/virtio\n"
 	      "  --show-level         print the level of each line\n"
 	      "  --show-log-origin    print the source file and line of each line\n"
@@ -96,11 +96,18 @@ int options_number(const char *name, const char *text, uint64_t least, uint64_t 
 /* getopt_long says nothing by itself: here is what to type instead. */
 int options_refuse(int code, char **argv, const struct option *known, const char *help, struct error *err)
 {
-	/* With a long option, optind already points behind it. */
+	/* With a long option, optind already points behind it. With letters it may not: "-xh". */
 	const char *word = argv[optind - 1];
+	bool is_letter = code == '?' && optopt > 0 && optopt < OPTIONS_ID;
 
 	if (code == ':')
 		return error_set(err, EINVAL, "%s needs a value behind it. %s lists all options.", word, help);
+	for (const struct option *option = known; option->name; option++) {
+		/* A long option with a value that it does not take leaves its own code. */
+		is_letter = is_letter && option->val != optopt;
+	}
+	if (is_letter)
+		return error_set(err, EINVAL, "There is no option -%c. %s lists all options.", optopt, help);
 	for (const struct option *option = known; option->name; option++) {
 		size_t length = strlen(option->name);
 
@@ -139,11 +146,21 @@ bool options_take_common(struct options *options, int code, const char *argument
 	return true;
 }
 
+int options_check_common(const struct options *options, struct error *err)
+{
+	if (options->id && config_instance_id_check(options->id, err) < 0)
+		return error_prefix(err, "--id");
+	if (config_logger_check(&options->logger, err) < 0)
+		return error_prefix(err, "--level");
+	return 0;
+}
+
 static int parse_monitor(struct options *options, int argc, char **argv, struct error *err)
 {
 	bool no_api = false;
 	int code, index = 0, result = 0;
 	uint64_t ignored;
+	char name[32];
 
 	options->api_socket = OPTIONS_DEFAULT_SOCKET;
 	optind = 1;
@@ -182,7 +199,8 @@ static int parse_monitor(struct options *options, int argc, char **argv, struct 
 						err);
 			break;
 		case OPT_IGNORED_NUMBER:
-			result = options_number(argv[optind - 1], optarg, 0, UINT64_MAX, &ignored, err);
+			snprintf(name, sizeof(name), "--%s", long_options[index].name);
+			result = options_number(name, optarg, 0, UINT64_MAX, &ignored, err);
 			break;
 		case OPT_NO_SECCOMP:
 			break;
@@ -202,7 +220,7 @@ static int parse_monitor(struct options *options, int argc, char **argv, struct 
 		return error_set(err, EINVAL, "--no-api needs a microVM to start: add --config-file PATH, or leave --no-api out.");
 	if (no_api)
 		options->api_socket = NULL;
-	return 0;
+	return options_check_common(options, err);
 }
 
 int options_parse(struct options *options, int argc, char **argv, struct error *err)

@@ -30,6 +30,9 @@ enum {
 /* True when `code` was one of OPTIONS_COMMON (but help and version) and is stored. */
 bool options_take_common(struct options *options, int code, const char *argument);
 
+/* What can be wrong in the values of OPTIONS_COMMON without looking at any file. */
+int options_check_common(const struct options *options, struct error *err);
+
 int options_number(const char *name, const char *text, uint64_t least, uint64_t most, uint64_t *value,
 		   struct error *err);
 

@@ -60,17 +60,17 @@ static int parse_size(const char *text, uint64_t *mib, struct error *err)
 
 	errno = 0;
 	number = strtoull(text, &end, 10);
-	if (!errno && end != text && *text >= '0' && *text <= '9' && number <= UINT32_MAX) {
-		if (*end == '\0' || strcmp(end, "M") == 0 || strcmp(end, "MiB") == 0) {
-			*mib = number;
-			return 0;
-		}
-		if (strcmp(end, "G") == 0 || strcmp(end, "GiB") == 0) {
-			*mib = number * 1024;
-			return 0;
-		}
-	}
-	return error_set(err, EINVAL, "--mem takes a size such as 256M or 2G, not '%s'.", text);
+	if (strcmp(end, "G") == 0 || strcmp(end, "GiB") == 0)
+		*mib = number * 1024;
+	else if (*end == '\0' || strcmp(end, "M") == 0 || strcmp(end, "MiB") == 0)
+		*mib = number;
+	else
+		end = NULL;
+	if (!end || errno || *text < '0' || *text > '9' || number > UINT32_MAX)
+		return error_set(err, EINVAL, "--mem takes a size such as 256M or 2G, not '%s'.", text);
+	if (*mib < CONFIG_MIN_MEMORY_MIB)
+		return error_set(err, EINVAL, "--mem takes at least %dM, not '%s'.", CONFIG_MIN_MEMORY_MIB, text);
+	return 0;
 }
 
 /* FILE[,ro][,root][,async]. A file whose name ends in one of these words behind a comma can be given as ./link. */
@@ -209,6 +209,8 @@ int options_parse_run(struct options *options, int argc, char **argv, struct err
 	if (optind < argc && strcmp(argv[optind - 1], "--") != 0)
 		return error_set(err, EINVAL, "'%s' is not an option; kernel parameters go behind two hyphens: mayfly run ... -- %s",
 				 argv[optind], argv[optind]);
-	result = join_boot_args(config, argc - optind, argv + optind, err);
+	result = options_check_common(options, err);
+	if (result == 0)
+		result = join_boot_args(config, argc - optind, argv + optind, err);
 	return result < 0 ? result : finish(options, err);
 }

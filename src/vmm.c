@@ -31,18 +31,14 @@ static const char *const state_names[] = {
 	[VMM_PAUSED] = "Paused",
 };
 
-/* Letters, digits and hyphens: the id becomes a file name and part of log lines. */
 static int set_id(struct vmm *vmm, const char *id, struct error *err)
 {
-	size_t length = strlen(id);
-	static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-";
+	int result = config_instance_id_check(id, err);
 
-	if (length == 0 || length > CONFIG_MAX_ID_BYTES || strspn(id, allowed) != length)
-		return error_set(err, EINVAL,
-				 "the id '%s' of the microVM is not made of 1 to %d letters, digits and hyphens", id,
-				 CONFIG_MAX_ID_BYTES);
-	memcpy(vmm->id, id, length + 1);
-	memcpy(vmm->log->id, id, length + 1);
+	if (result < 0)
+		return result;
+	strcpy(vmm->id, id);
+	strcpy(vmm->log->id, id);
 	return 0;
 }
 

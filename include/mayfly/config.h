@@ -26,6 +26,9 @@
 	"on purpose."
 #define CONFIG_NOT_YET "not supported by this version of Mayfly"
 
+/* A kernel and its platform tables need some room. */
+#define CONFIG_MIN_MEMORY_MIB 16
+
 #define CONFIG_MAX_ID_BYTES 64
 #define CONFIG_MAX_DRIVES   LAYOUT_MAX_VIRTIO_DEVICES
 
@@ -186,6 +189,9 @@ int config_logger_check(const struct logger_config *logger, struct error *err);
 
 /* An id of an API resource: 1 to CONFIG_MAX_ID_BYTES letters, digits and underscores. */
 int config_id_check(const char *id, struct error *err);
+
+/* The microVM's own id: 1 to CONFIG_MAX_ID_BYTES letters, digits and hyphens. */
+int config_instance_id_check(const char *id, struct error *err);
 
 /*
  * The whole config file (kebab-case sections) into `config`, which is zeroed first. Unknown sections are refused by

@@ -90,7 +90,19 @@ Test(options, wrong_use_says_what_to_type)
 	cr_assert(strstr(bad("mayfly --http-api-max-payload-size 0"), "from 1 to"));
 	cr_assert(strstr(bad("mayfly --http-api-max-payload-size ten"), "'ten'"));
 	cr_assert(strstr(bad("mayfly --start-time-us -5"), "'-5'"));
-	cr_assert(strstr(bad("mayfly -x"), "no option -x"));
+	cr_assert(strstr(bad("mayfly --start-time-cpu-us now"), "--start-time-cpu-us takes a whole number"));
+	cr_assert(strstr(bad("mayfly --parent-cpu-time-us=now"), "--parent-cpu-time-us takes a whole number"));
+	cr_assert(strstr(bad("mayfly -xh"), "no option -x."));
+	cr_assert(strstr(bad("mayfly -x"), "no option -x."));
+}
+
+Test(options, a_level_or_an_id_that_cannot_be_is_wrong_use)
+{
+	cr_assert(strstr(bad("mayfly --level loud"), "--level: The log level `loud` is unknown"));
+	cr_assert(strstr(bad("mayfly run --kernel k --level loud"), "--level"));
+	cr_assert(strstr(bad("mayfly --id a_b"), "--id: the id 'a_b'"));
+	cr_assert(strstr(bad("mayfly run --kernel k --id a/b"), "--id: the id 'a/b'"));
+	cr_assert(strstr(bad("mayfly --id="), "--id: the id ''"));
 }
 
 Test(options, what_this_version_lacks_is_refused_by_name)
@@ -180,6 +192,8 @@ Test(options, memory_sizes)
 	cr_assert(strstr(bad("mayfly run --kernel k --mem -1"), "'-1'"));
 	cr_assert(strstr(bad("mayfly run --kernel k --mem M"), "'M'"));
 	cr_assert(strstr(bad("mayfly run --kernel k --mem 99999999999999999999"), "--mem"));
+	cr_assert(strstr(bad("mayfly run --kernel k --mem 0"), "--mem takes at least 16M"));
+	cr_assert(strstr(bad("mayfly run --kernel k --mem 8M"), "--mem takes at least 16M"));
 }
 
 Test(options, run_refuses_wrong_use_with_a_sentence)
