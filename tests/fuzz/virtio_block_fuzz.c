@@ -135,10 +135,11 @@ static void start_driver(struct world *world, uint32_t features)
 	uint8_t zeros[0x1000] = { 0 };
 	uint32_t status = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
 
+	/* Until the reset is over, requests in flight may write here. */
+	set(world, VIRTIO_MMIO_STATUS, 0);
 	memory_write(&world->memory, AVAILABLE, zeros, sizeof(zeros));
 	memory_write(&world->memory, USED, zeros, sizeof(zeros));
 	world->available_index = 0;
-	set(world, VIRTIO_MMIO_STATUS, 0);
 	set(world, VIRTIO_MMIO_STATUS, status);
 	set(world, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 0);
 	set(world, VIRTIO_MMIO_DRIVER_FEATURES, features & (uint32_t)world->mmio->device_features);
