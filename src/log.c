@@ -3,6 +3,7 @@
  * never mix. See include/mayfly/log.h.
  */
 #include <fcntl.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -104,6 +105,17 @@ static size_t append_head(struct log *log, char *line, enum log_level level, con
 	return append(line, used, "] ");
 }
 
+/*
+ * What we opened does not block. Standard error may be a pipe whose reader sleeps; a pipe that is ready takes a whole
+ * line at once (PIPE_BUF, pipe(7)).
+ */
+static bool takes_a_line(const struct log *log)
+{
+	struct pollfd polled = { .fd = log->fd, .events = POLLOUT };
+
+	return log->fd_owned || poll(&polled, 1, 0) != 0;
+}
+
 void log_write(struct log *log, enum log_level level, const char *file, int line_number, const char *format, ...)
 {
 	char line[LINE_BYTES];
@@ -128,7 +140,7 @@ void log_write(struct log *log, enum log_level level, const char *file, int line
 			line[i] = ' ';
 	}
 	line[used++] = '\n';
-	if (write(log->fd, line, used) != (ssize_t)used)
+	if (!takes_a_line(log) || write(log->fd, line, used) != (ssize_t)used)
 		atomic_fetch_add_explicit(&log->lost_lines, 1, memory_order_relaxed);
 	errno = saved;
 }

@@ -184,3 +184,24 @@ Test(log, a_full_destination_loses_the_line_and_counts_it)
 	cr_assert_eq(atomic_load(&log.lost_lines), 1);
 	log_close(&log);
 }
+
+Test(log, a_reader_of_standard_error_that_sleeps_does_not_hold_the_writer, .timeout = 60)
+{
+	static const char filling[65536];
+	struct log log;
+	int ends[2];
+
+	cr_assert_eq(pipe2(ends, O_CLOEXEC | O_NONBLOCK), 0);
+	while (write(ends[1], filling, sizeof(filling)) > 0)
+		;
+	cr_assert_eq(fcntl(ends[1], F_SETFL, 0), 0);
+	log_init(&log);
+	log.fd = ends[1]; /* as standard error: not ours, and it may block */
+	log_warn(&log, "x");
+	cr_assert_eq(atomic_load(&log.lost_lines), 1);
+	cr_assert_gt(read(ends[0], (char[65536]){ 0 }, 65536), 0);
+	log_warn(&log, "y");
+	cr_assert_eq(atomic_load(&log.lost_lines), 1);
+	close(ends[0]);
+	close(ends[1]);
+}
