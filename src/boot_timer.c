@@ -28,7 +28,7 @@ static void timer_write(struct bus_device *device, uint64_t offset, const uint8_
 
 	(void)offset;
 	(void)length;
-	if (data[0] != BOOT_TIMER_VALUE)
+	if (data[0] != BOOT_TIMER_VALUE || atomic_exchange(&timer->stopped, true))
 		return;
 	wall = clock_us(CLOCK_MONOTONIC) - timer->start_us;
 	cpu = clock_us(CLOCK_PROCESS_CPUTIME_ID) - timer->start_cpu_us;

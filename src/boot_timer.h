@@ -12,6 +12,7 @@
 struct boot_timer {
 	struct bus_device device;
 	struct log *log;
+	atomic_bool stopped;   /* once: a guest that goes on writing must not fill the log */
 	uint64_t start_us;     /* CLOCK_MONOTONIC */
 	uint64_t start_cpu_us; /* CPU time of the process */
 };
