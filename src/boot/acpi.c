@@ -217,7 +217,7 @@ static void add_virtio(struct aml *aml, unsigned int number,
 	device = aml_open_device(aml, name);
 	/* "LNRO0005" is what Linux and others agreed on for virtio-mmio. */
 	aml_name_string(aml, "_HID", "LNRO0005");
-	aml_name_integer(aml, "_UID", number);
+	aml_name_integer(aml, "_UID", (uint8_t)number);
 	aml_name_integer(aml, "_CCA", 1); /* DMA is cache-coherent */
 	resources = aml_open_resources(aml);
 	aml_resource_memory(aml, (uint32_t)virtio->base, (uint32_t)LAYOUT_VIRTIO_MMIO_BYTES);

@@ -8,7 +8,6 @@ enum aml_opcode {
 	AML_ONE = 0x01,
 	AML_NAME = 0x08,
 	AML_BYTE = 0x0a,
-	AML_WORD = 0x0b,
 	AML_DWORD = 0x0c,
 	AML_STRING = 0x0d,
 	AML_SCOPE = 0x10,
@@ -40,20 +39,11 @@ static void put_little_endian(struct aml *aml, uint32_t value, unsigned int byte
 		aml_byte(aml, (uint8_t)(value >> (8 * i)));
 }
 
-static void put_integer(struct aml *aml, uint32_t value)
+static void put_integer(struct aml *aml, uint8_t value)
 {
-	if (value <= 1) {
-		aml_byte(aml, value == 0 ? AML_ZERO : AML_ONE);
-	} else if (value <= UINT8_MAX) {
+	if (value > 1)
 		aml_byte(aml, AML_BYTE);
-		put_little_endian(aml, value, 1);
-	} else if (value <= UINT16_MAX) {
-		aml_byte(aml, AML_WORD);
-		put_little_endian(aml, value, 2);
-	} else {
-		aml_byte(aml, AML_DWORD);
-		put_little_endian(aml, value, 4);
-	}
+	aml_byte(aml, value); /* 0 and 1 are opcodes of their own: AML_ZERO, AML_ONE */
 }
 
 static void put_name(struct aml *aml, const char *name)
@@ -62,7 +52,7 @@ static void put_name(struct aml *aml, const char *name)
 	aml_bytes(aml, name, NAME_BYTES);
 }
 
-void aml_name_integer(struct aml *aml, const char *name, uint32_t value)
+void aml_name_integer(struct aml *aml, const char *name, uint8_t value)
 {
 	put_name(aml, name);
 	put_integer(aml, value);

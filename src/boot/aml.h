@@ -19,7 +19,7 @@ void aml_bytes(struct aml *aml, const void *bytes, size_t length);
 void aml_byte(struct aml *aml, uint8_t byte);
 
 /* Name (<name>, <integer, string or EISA id>); `name` has four characters. */
-void aml_name_integer(struct aml *aml, const char *name, uint32_t value);
+void aml_name_integer(struct aml *aml, const char *name, uint8_t value);
 void aml_name_string(struct aml *aml, const char *name, const char *value);
 void aml_name_eisa_id(struct aml *aml, const char *name, const char *id); /* "PNP0501" */
 

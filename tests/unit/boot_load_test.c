@@ -305,3 +305,40 @@ Test(boot_load, more_than_the_layout_has_room_for_is_refused)
 	cr_assert(strstr(err.message, "20 virtio devices"), "%s", err.message);
 	memory_destroy(&memory);
 }
+
+/* Each writer looks itself whether the memory is there: the smallest guest is no promise of theirs.
+ */
+Test(boot_load, tables_that_memory_has_no_room_for_are_refused)
+{
+	struct memory memory = make_memory(PAGE_SIZE_BYTES);
+	struct boot_platform platform = make_platform(1, 1);
+	struct boot_kernel kernel = { .end = 0x200000 };
+	struct boot_initrd initrd = { 0 };
+	struct boot_request request = { .kernel_path = "/nonexistent", .cmdline = "" };
+	struct boot_entry entry;
+	struct error err;
+
+	cr_assert_eq(acpi_write(&memory, &platform, &err), -EINVAL);
+	cr_assert(strstr(err.message, "no memory at 0xe0000 for its ACPI tables"), "%s",
+		  err.message);
+	cr_assert_eq(mptable_write(&memory, &platform, &err), -EINVAL);
+	cr_assert(strstr(err.message, "no memory at 0x9fc00 for its MP table"), "%s", err.message);
+	cr_assert_eq(pvh_write(&memory, &kernel, &initrd, &entry, &err), -EINVAL);
+	cr_assert(strstr(err.message, "no memory at 0x6000 for the PVH start info"), "%s",
+		  err.message);
+	cr_assert_eq(linux64_write(&memory, &kernel, &initrd, &entry, &err), -EINVAL);
+	cr_assert(strstr(err.message, "no memory at 0x7000 for its zero page"), "%s", err.message);
+	cr_assert_eq(boot_load(&memory, &request, &platform, &entry, &err), -EINVAL);
+	cr_assert(strstr(err.message, "needs more than 1 MiB of memory"), "%s", err.message);
+	memory_destroy(&memory);
+	memory = make_memory(LAYOUT_PAGE_TABLES);
+	cr_assert_eq(linux64_write(&memory, &kernel, &initrd, &entry, &err), -EINVAL);
+	cr_assert(strstr(err.message, "no memory at 0x9000 for its first page tables"), "%s",
+		  err.message);
+	memory_destroy(&memory);
+	memory = make_memory(16 * MIB);
+	kernel.end = 4 * GIB + 1;
+	cr_assert_eq(linux64_write(&memory, &kernel, &initrd, &entry, &err), -EINVAL);
+	cr_assert(strstr(err.message, "the kernel ends at 0x100000001"), "%s", err.message);
+	memory_destroy(&memory);
+}
