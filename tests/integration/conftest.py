@@ -78,9 +78,12 @@ def pytest_generate_tests(metafunc):
 
 def suits(item):
     """Whether the kernel that a test is to run with can do what the test is about."""
-    kernel = item.callspec.params.get("kernel") if hasattr(item, "callspec") else None
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    kernel = params.get("kernel") or params.get("each_kernel")
     vcpus = item.get_closest_marker("vcpus")
     if kernel and vcpus and kernel.max_vcpus < vcpus.args[0]:
+        return False
+    if kernel and not kernel.keyboard and item.get_closest_marker("keyboard"):
         return False
     return not (kernel and item.get_closest_marker("plain_kernel")
                 and (kernel.modules or kernel.arguments))

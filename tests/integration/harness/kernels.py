@@ -31,6 +31,7 @@ class Kernel:
     protocols: tuple = ("Linux",)
     with_acpi: bool = True
     without_acpi: bool = True  # whether it has virtio_mmio.device=
+    keyboard: bool = True      # whether its keyboard driver knows Ctrl-Alt-Del (CONFIG_VT)
 
     def __str__(self):
         return self.name
@@ -92,7 +93,7 @@ def native_kernel():
     arguments = os.environ.get("MAYFLY_NATIVE_KERNEL_ARGS", NATIVE_KERNEL_ARGUMENTS)
     # Its ACPI fails for want of PCI support and leaves the devices without interrupts.
     return Kernel("native", path, arguments, max_vcpus=1, protocols=("Linux", "PVH"),
-                  with_acpi=False)
+                  with_acpi=False, keyboard=False)
 
 
 @functools.lru_cache(None)
