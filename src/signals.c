@@ -23,7 +23,7 @@
 #include "mayfly/vmm.h"
 
 /* A signal frame holds the whole vector state: 11 KiB with AVX-512 and AMX. */
-#define ALTERNATE_STACK_BYTES (64 * 1024)
+#define ALTERNATE_STACK_BYTES 65536
 
 #define LINE_BYTES 160
 
@@ -34,22 +34,22 @@ static struct {
 
 struct fatal_signal {
 	int number;
+	int exit_code; /* 0: the default action, after cleaning up */
 	const char *name;
 	const char *meaning;
-	int exit_code; /* 0: the default action, after cleaning up */
 };
 
 static const struct fatal_signal fatal_signals[] = {
-	{ SIGSYS, "SIGSYS", "a system call that is not allowed", VMM_EXIT_BAD_SYSCALL },
-	{ SIGBUS, "SIGBUS", "a bad memory access, perhaps to a file that was cut short",
-	  VMM_EXIT_SIGBUS },
-	{ SIGSEGV, "SIGSEGV", "a bad memory access", VMM_EXIT_SIGSEGV },
-	{ SIGXFSZ, "SIGXFSZ", "a file grew over the size limit", VMM_EXIT_SIGXFSZ },
-	{ SIGXCPU, "SIGXCPU", "the CPU time limit is reached", VMM_EXIT_SIGXCPU },
-	{ SIGHUP, "SIGHUP", "the terminal is gone", VMM_EXIT_SIGHUP },
-	{ SIGILL, "SIGILL", "a bad instruction", VMM_EXIT_SIGILL },
-	{ SIGABRT, "SIGABRT", "aborted", 0 },
-	{ SIGFPE, "SIGFPE", "a bad arithmetic operation", 0 },
+	{ SIGSYS, VMM_EXIT_BAD_SYSCALL, "SIGSYS", "a system call that is not allowed" },
+	{ SIGBUS, VMM_EXIT_SIGBUS, "SIGBUS",
+	  "a bad access to memory, perhaps to a file cut short" },
+	{ SIGSEGV, VMM_EXIT_SIGSEGV, "SIGSEGV", "a bad access to memory" },
+	{ SIGXFSZ, VMM_EXIT_SIGXFSZ, "SIGXFSZ", "a file grew over the size limit" },
+	{ SIGXCPU, VMM_EXIT_SIGXCPU, "SIGXCPU", "the CPU time limit is reached" },
+	{ SIGHUP, VMM_EXIT_SIGHUP, "SIGHUP", "the terminal is gone" },
+	{ SIGILL, VMM_EXIT_SIGILL, "SIGILL", "a bad instruction" },
+	{ SIGABRT, 0, "SIGABRT", "aborted" },
+	{ SIGFPE, 0, "SIGFPE", "a bad arithmetic operation" },
 };
 
 static const struct fatal_signal *find_fatal(int number)

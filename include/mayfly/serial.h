@@ -20,7 +20,7 @@
 
 #define SERIAL_FIFO_BYTES   16
 #define SERIAL_INPUT_BYTES  1024
-#define SERIAL_OUTPUT_BYTES (128 * 1024) /* touched only as far as it fills */
+#define SERIAL_OUTPUT_BYTES 131072 /* touched only as far as it fills */
 
 struct serial_metrics {
 	_Atomic uint64_t tx_bytes; /* written by the guest, the dropped ones among them */
