@@ -1,11 +1,12 @@
 /*
  * What a request does to the file, step by step, whichever engine carries the steps out.
  *
- *   read, write     again until nothing is left: both may be cut short by a limit of the kernel's
- * or a signal flush           fdatasync(2) discard         a hole is punched; on a block device
- * that cannot do so, BLKDISCARD. Where neither is possible the space is kept: a discard is a hint
- * (virtio 1.2, 5.2.6.2) write zeroes    a hole where the space may go, a zeroed range where it must
- * stay; where the file system can do neither, zeros are written
+ * - read, write: again until nothing is left, for both may be cut short
+ * - flush: fdatasync(2)
+ * - discard: a hole is punched; on a block device that cannot do so, BLKDISCARD. Where neither is
+ *   possible the space is kept: a discard is a hint (virtio 1.2, 5.2.6.2)
+ * - write zeroes: a hole where the space may go, a zeroed range where it must stay; where the file
+ *   system can do neither, zeros are written
  */
 #include <fcntl.h>
 #include <linux/falloc.h>
@@ -14,8 +15,10 @@
 
 #include "disk_private.h"
 
-/* The attempts at giving back or zeroing a range, in this order; some requests begin later or end
- * earlier. */
+/*
+ * The attempts at giving back or zeroing a range, in this order; some requests begin later or end
+ * earlier.
+ */
 enum {
 	ATTEMPT_PUNCH_HOLE,
 	ATTEMPT_ZERO_RANGE,
@@ -29,8 +32,10 @@ static void *zeros_address(void)
 	return (void *)(uintptr_t)zero_page; /* an iovec has no const */
 }
 
-/* Entries may be waiting in several requests at once: they are never changed. An odd end is the
- * request's own. */
+/*
+ * Entries may be waiting in several requests at once: they are never changed. An odd end is the
+ * request's own.
+ */
 static void write_zeros_step(struct disk *disk, struct disk_request *request,
 			     struct disk_step *step)
 {
@@ -147,16 +152,20 @@ static bool finish_transfer(struct disk_request *request, int64_t result)
 {
 	if (result < 0)
 		return finish(request, (int)result);
-	/* Nothing more to read: the file has become shorter. More than was asked for does not
-	 * happen. */
+	/*
+	 * Nothing more to read: the file has become shorter. More than was asked for does not
+	 * happen.
+	 */
 	if (result == 0 || (uint64_t)result > request->length_bytes)
 		return finish(request, -EIO);
 	advance(request, (uint64_t)result);
 	return request->length_bytes == 0 ? finish(request, 0) : false;
 }
 
-/* What the file system, the device or the kernel says when it does not know the way, or not for
- * this range. */
+/*
+ * What the file system, the device or the kernel says when it does not know the way, or not for
+ * this range.
+ */
 static bool not_possible(int64_t result)
 {
 	return result == -EOPNOTSUPP || result == -ENOSYS || result == -EINVAL ||

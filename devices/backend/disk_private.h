@@ -41,8 +41,10 @@ struct disk_engine {
 	/* Does or queues the request's next step. */
 	void (*submit)(struct disk *disk, struct disk_request *request);
 	void (*commit)(struct disk *disk);
-	/* Moves finished requests to the disk's list of those; with `wait`, waits for one if there
-	 * is none. */
+	/*
+	 * Moves finished requests to the disk's list of those; with `wait`, waits for one if there
+	 * is none.
+	 */
 	void (*collect)(struct disk *disk, bool wait);
 };
 

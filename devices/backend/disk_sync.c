@@ -20,8 +20,10 @@ static void stop(struct disk *disk)
 	close_fd(&disk->completion_fd);
 }
 
-/* One step. A request that has more of them waits for the next turn; in which order does not
- * matter. */
+/*
+ * One step. A request that has more of them waits for the next turn; in which order does not
+ * matter.
+ */
 static void submit(struct disk *disk, struct disk_request *request)
 {
 	struct disk_step step;

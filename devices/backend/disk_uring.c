@@ -91,8 +91,10 @@ static void stop(struct disk *disk)
 	disk->uring = NULL;
 }
 
-/* One buffer spares the kernel the copy of a list. Lengths beyond its limit are cut there, and
- * continued here. */
+/*
+ * One buffer spares the kernel the copy of a list. Lengths beyond its limit are cut there, and
+ * continued here.
+ */
 static void prepare_transfer(struct io_uring_sqe *sqe, const struct disk_step *step)
 {
 	const struct iovec *first = step->iov;
@@ -150,8 +152,10 @@ static void submit(struct disk *disk, struct disk_request *request)
 	uring->queued[uring->queued_count++] = sqe;
 }
 
-/* What the kernel did not take still stands in the submission queue: it becomes nothing there, and
- * is done here. */
+/*
+ * What the kernel did not take still stands in the submission queue: it becomes nothing there, and
+ * is done here.
+ */
 static void run_queued_plainly(struct disk *disk, unsigned int from)
 {
 	struct disk_uring *uring = disk->uring;

@@ -164,7 +164,8 @@ static void handle_completion(struct loop_source *source, uint32_t events)
 	virtio_mmio_unlock(&block->mmio);
 }
 
-/* 5.2.6.2: a driver that was offered flushes and does not take them expects writes to be durable.
+/*
+ * 5.2.6.2: a driver that was offered flushes and does not take them expects writes to be durable.
  */
 static void activate(struct virtio_mmio *mmio)
 {

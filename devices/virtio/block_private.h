@@ -1,5 +1,7 @@
-/* What the two files of the block device share: block.c (the device) and block_request.c (one
- * request). */
+/*
+ * What the two files of the block device share: block.c (the device) and block_request.c (one
+ * request).
+ */
 #ifndef DEVICES_VIRTIO_BLOCK_PRIVATE_H
 #define DEVICES_VIRTIO_BLOCK_PRIVATE_H
 

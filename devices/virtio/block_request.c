@@ -1,8 +1,8 @@
 /*
  * One request of the block device (virtio 1.2, 5.2.6).
  *
- *   readable: header (type, priority, sector), then data or ranges     writable: data, then one
- * byte of status
+ * - device-readable: the header (type, priority, sector), then data or ranges
+ * - device-writable: data, then one byte of status
  *
  * The standard leaves open how these are spread over descriptors (2.7.4), so nothing here counts
  * them. A chain without room for header and status is no request, and breaks the device; all else
@@ -146,7 +146,8 @@ static void submit_range(struct virtio_block *block, struct block_slot *slot)
 	disk_submit(block->disk, &slot->disk);
 }
 
-/* All ranges are looked at before the first is touched (5.2.6.2): a request is refused as a whole.
+/*
+ * All ranges are looked at before the first is touched (5.2.6.2): a request is refused as a whole.
  */
 static enum block_outcome start_ranges(struct virtio_block *block, struct block_slot *slot,
 				       const struct iovec *iov)
@@ -178,7 +179,8 @@ static enum block_outcome start_ranges(struct virtio_block *block, struct block_
 	return BLOCK_SUBMITTED;
 }
 
-/* Finds the status byte: the last that is writable. Takes it off the list, which may become empty.
+/*
+ * Finds the status byte: the last that is writable. Takes it off the list, which may become empty.
  */
 static void split_status(struct block_slot *slot)
 {
@@ -218,8 +220,10 @@ enum block_outcome block_request_start(struct virtio_block *block, struct block_
 	slot->flush_behind = false;
 	slot->range_count = slot->range_next = 0;
 
-	/* Data in a direction that the type has none in is refused; the standard has no such
-	 * request. */
+	/*
+	 * Data in a direction that the type has none in is refused; the standard has no such
+	 * request.
+	 */
 	switch (header.type) {
 	case VIRTIO_BLK_T_IN:
 	case VIRTIO_BLK_T_GET_ID:

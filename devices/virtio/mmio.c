@@ -121,8 +121,10 @@ void virtio_mmio_reset(struct virtio_mmio *mmio)
 	count(&mmio->metrics.resets);
 }
 
-/* The driver's notification, on the main thread. It may be late: the device may have been reset in
- * the meantime. */
+/*
+ * The driver's notification, on the main thread. It may be late: the device may have been reset in
+ * the meantime.
+ */
 static void handle_notify(struct loop_source *source, uint32_t events)
 {
 	struct virtio_mmio_queue *queue = container_of(source, struct virtio_mmio_queue, notify);

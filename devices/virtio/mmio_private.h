@@ -1,5 +1,7 @@
-/* What the two halves of the transport share: mmio.c (the device's side) and mmio_registers.c (the
- * driver's). */
+/*
+ * What the two halves of the transport share: mmio.c (the device's side) and mmio_registers.c (the
+ * driver's).
+ */
 #ifndef DEVICES_VIRTIO_MMIO_PRIVATE_H
 #define DEVICES_VIRTIO_MMIO_PRIVATE_H
 

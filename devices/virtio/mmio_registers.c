@@ -120,7 +120,8 @@ static uint32_t read_register(struct virtio_mmio *mmio, uint64_t offset)
 	}
 }
 
-/* 2.2.2, 3.1.1: whether the features that the driver chose are ones that the device can work with.
+/*
+ * 2.2.2, 3.1.1: whether the features that the driver chose are ones that the device can work with.
  */
 static bool features_acceptable(struct virtio_mmio *mmio)
 {
@@ -300,8 +301,10 @@ static void window_read(struct bus_device *device, uint64_t offset, uint8_t *dat
 	virtio_mmio_unlock(mmio);
 }
 
-/* The kernel takes notifications itself (ioeventfd); one that comes here was written in another
- * way, or early. */
+/*
+ * The kernel takes notifications itself (ioeventfd); one that comes here was written in another
+ * way, or early.
+ */
 static void write_notify(struct virtio_mmio *mmio, uint64_t queue)
 {
 	if (queue < mmio->ops->queue_count)

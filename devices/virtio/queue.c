@@ -229,13 +229,15 @@ int virtqueue_pop(struct virtqueue *queue, struct virtqueue_chain *chain)
 		return 0;
 	if (queue->fault)
 		return -EPROTO;
-	/* Acquire: the descriptors and the ring's entries were written before the index (2.7.13.3).
+	/*
+	 * Acquire: the descriptors and the ring's entries were written before the index (2.7.13.3).
 	 */
 	index = load_u16(queue->available, RING_INDEX, __ATOMIC_ACQUIRE);
 	waiting = (uint16_t)(index - queue->next_available);
 	if (waiting == 0)
 		return 0;
-	/* Each entry is one descriptor at least, so that no more than the queue's size can be out.
+	/*
+	 * Each entry is one descriptor at least, so that no more than the queue's size can be out.
 	 */
 	if (waiting > queue->size - virtqueue_in_flight(queue))
 		return broken(queue, "the available index jumped", index);
@@ -264,8 +266,9 @@ void virtqueue_push(struct virtqueue *queue, uint16_t head, uint32_t length)
 	queue->next_used++;
 }
 
-/* 2.7.7.2 and 2.7.10: whether the driver wants to hear that the used index went from `old` to where
- * it is now. */
+/*
+ * 2.7.7.2: whether the driver wants to hear that the used index went from `old` to where it is now.
+ */
 static bool wants_interrupt(const struct virtqueue *queue, uint16_t old)
 {
 	uint16_t event;
@@ -284,8 +287,10 @@ bool virtqueue_publish(struct virtqueue *queue)
 	if (!queue->ready || queue->next_used == old)
 		return false;
 	queue->published_used = queue->next_used;
-	/* Release: what the device wrote, buffers and entries, is visible before the index
-	 * (2.7.8.2). */
+	/*
+	 * Release: what the device wrote, buffers and entries, is visible before the index
+	 * (2.7.8.2).
+	 */
 	store_u16(queue->used, RING_INDEX, queue->published_used, __ATOMIC_RELEASE);
 	/*
 	 * The driver writes used_event (or the flag), then looks at the index again; the device
@@ -298,8 +303,10 @@ bool virtqueue_publish(struct virtqueue *queue)
 
 void virtqueue_disable_notify(struct virtqueue *queue)
 {
-	/* With event_idx the event that the driver passed already stays behind it: it is silent
-	 * without our doing. */
+	/*
+	 * With event_idx the event that the driver passed already stays behind it: it is silent
+	 * without our doing.
+	 */
 	if (queue->ready && !queue->event_idx)
 		store_u16(queue->used, RING_FLAGS, VRING_USED_F_NO_NOTIFY, __ATOMIC_RELAXED);
 }

@@ -84,8 +84,10 @@ void disk_commit(struct disk *disk);
 /* The next finished request, or NULL. Never waits. */
 struct disk_request *disk_reap(struct disk *disk);
 
-/* Waits until everything submitted is finished. Reap it afterwards: nothing of it touches its
- * memory any more. */
+/*
+ * Waits until everything submitted is finished. Reap it afterwards: nothing of it touches its
+ * memory any more.
+ */
 void disk_drain(struct disk *disk);
 
 /*
@@ -94,8 +96,10 @@ void disk_drain(struct disk *disk);
  */
 void disk_abandon(struct disk *disk);
 
-/* Puts all finished writes on stable storage, with either cache type. Returns 0 or a negative
- * errno. */
+/*
+ * Puts all finished writes on stable storage, with either cache type. Returns 0 or a negative
+ * errno.
+ */
 int disk_sync(struct disk *disk);
 
 #endif

@@ -47,8 +47,10 @@ struct virtio_block_options {
 int virtio_block_create(struct virtio_block **block, const struct virtio_block_options *options,
 			struct disk *disk, struct error *err);
 
-/* When no vCPU runs any more: waits for what is in flight, takes the sources out, closes the disk.
- * NULL does nothing. */
+/*
+ * When no vCPU runs any more: waits for what is in flight, takes the sources out, closes the disk.
+ * NULL does nothing.
+ */
 void virtio_block_destroy(struct virtio_block *block);
 
 /* Registers, windows, notify fds and the transport's metrics, for the machine to wire up. */

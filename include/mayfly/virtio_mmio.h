@@ -40,8 +40,10 @@ struct virtio_mmio_ops {
 	uint16_t queue_count;
 	uint16_t queue_size_max;
 
-	/* The driver notified `queue`, which is ready, and the device is live (DRIVER_OK, not
-	 * broken). Main thread. */
+	/*
+	 * The driver notified `queue`, which is ready, and the device is live (DRIVER_OK, not
+	 * broken). Main thread.
+	 */
 	void (*notify)(struct virtio_mmio *mmio, unsigned int queue);
 
 	/* The driver set DRIVER_OK: `mmio->driver_features` are final. May be NULL. */
@@ -126,23 +128,27 @@ void virtio_mmio_unlock(struct virtio_mmio *mmio);
 /* EFD_NONBLOCK; owned by the transport. */
 int virtio_mmio_notify_fd(const struct virtio_mmio *mmio, unsigned int queue);
 
-/* DRIVER_OK is set and the device is not broken: queues may be worked on. Lock held, as for all
- * below. */
+/*
+ * DRIVER_OK is set and the device is not broken: queues may be worked on. Lock held, as for all
+ * below.
+ */
 bool virtio_mmio_is_live(const struct virtio_mmio *mmio);
 bool virtio_mmio_has_feature(const struct virtio_mmio *mmio, unsigned int bit);
 
 /* Publishes the used ring of `queue`, and interrupts when the driver asked for it. */
 void virtio_mmio_publish(struct virtio_mmio *mmio, unsigned int queue);
 
-/* Calls ops->notify again in a later turn of the loop: for a device that has worked long enough in
- * this one. */
+/*
+ * Calls ops->notify again in a later turn of the loop: for a device that has worked long enough in
+ * this one.
+ */
 void virtio_mmio_notify_later(struct virtio_mmio *mmio, unsigned int queue);
 
 /* The configuration space has changed: a new generation, and an interrupt (2.5, 4.2.2.1). */
 void virtio_mmio_config_changed(struct virtio_mmio *mmio);
 
 /*
- * The driver broke the rules: DEVICE_NEEDS_RESET (2.1.1), a line in the log, no more work until the
+ * The driver broke the rules: DEVICE_NEEDS_RESET (2.1.2), a line in the log, no more work until the
  * driver resets the device. `reason` is a constant text, `value` what it is about.
  */
 void virtio_mmio_needs_reset(struct virtio_mmio *mmio, unsigned int queue, const char *reason,

@@ -55,8 +55,10 @@ struct virtqueue_chain {
 	uint16_t head; /* what virtqueue_push() wants back */
 };
 
-/* An unused queue that offers `size_max` entries: a power of two, at most VIRTQUEUE_MAX_SIZE.
- * Borrows `memory`. */
+/*
+ * An unused queue that offers `size_max` entries: a power of two, at most VIRTQUEUE_MAX_SIZE.
+ * Borrows `memory`.
+ */
 void virtqueue_init(struct virtqueue *queue, const struct memory *memory, uint16_t size_max);
 
 /* Back to the state after virtqueue_init(). What was popped and not pushed is forgotten. */
@@ -75,19 +77,25 @@ int virtqueue_enable(struct virtqueue *queue, uint64_t features);
  */
 int virtqueue_pop(struct virtqueue *queue, struct virtqueue_chain *chain);
 
-/* Puts a chain into the used ring: `length` is the number of bytes written to it. Not yet visible
- * to the driver. */
+/*
+ * Puts a chain into the used ring: `length` is the number of bytes written to it. Not yet visible
+ * to the driver.
+ */
 void virtqueue_push(struct virtqueue *queue, uint16_t head, uint32_t length);
 
-/* Shows the driver all that was pushed. True when there was something and the driver wants an
- * interrupt for it. */
+/*
+ * Shows the driver all that was pushed. True when there was something and the driver wants an
+ * interrupt for it.
+ */
 bool virtqueue_publish(struct virtqueue *queue);
 
 /* "No notifications, please": while the device looks at the ring anyway. A hint only. */
 void virtqueue_disable_notify(struct virtqueue *queue);
 
-/* Asks for a notification of the next chain. True when one is there already, which the device must
- * then take. */
+/*
+ * Asks for a notification of the next chain. True when one is there already, which the device must
+ * then take.
+ */
 bool virtqueue_enable_notify(struct virtqueue *queue);
 
 /* Chains popped and not yet pushed. */

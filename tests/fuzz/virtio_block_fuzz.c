@@ -155,8 +155,10 @@ static void start_driver(struct world *world, uint32_t features)
 	set(world, VIRTIO_MMIO_STATUS, status | VIRTIO_CONFIG_S_DRIVER_OK);
 }
 
-/* The loop, until nothing waits. A device that keeps it busy for ever is a finding: libFuzzer's
- * time-out. */
+/*
+ * The loop, until nothing waits. A device that keeps it busy for ever is a finding: libFuzzer's
+ * time-out.
+ */
 static void turn(struct world *world)
 {
 	struct epoll_event events[4];
@@ -279,8 +281,10 @@ static void step(struct world *world, struct fuzz_input *input)
 	}
 }
 
-/* A read of the first sector by a driver that follows the standard, through the window that owns
- * the device. */
+/*
+ * A read of the first sector by a driver that follows the standard, through the window that owns
+ * the device.
+ */
 static void check_works(struct world *world)
 {
 	struct virtio_blk_outhdr header = { .type = VIRTIO_BLK_T_IN };

@@ -187,7 +187,8 @@ Test(disk, read_only_disk_refuses_writes)
 	remove_file(&file);
 }
 
-/* Makes a system call fail in this test's process, as container runtimes and hardened kernels do.
+/*
+ * Makes a system call fail in this test's process, as container runtimes and hardened kernels do.
  */
 static void forbid(unsigned int system_call, unsigned int code)
 {
@@ -231,7 +232,8 @@ Test(disk, host_without_io_uring_is_told_of_the_sync_engine)
 	told_of_the_sync_engine(ENOSYS);
 }
 
-/* When the kernel stops taking requests on a ring that works, they are done by plain system calls.
+/*
+ * When the kernel stops taking requests on a ring that works, they are done by plain system calls.
  */
 Test(disk, requests_that_the_ring_does_not_take_are_done_plainly)
 {
@@ -256,8 +258,10 @@ Test(disk, requests_that_the_ring_does_not_take_are_done_plainly)
 	remove_file(&file);
 }
 
-/* A loop device on `file`; -1 where there is none to be had. The path is of a node made for the
- * test. */
+/*
+ * A loop device on `file`; -1 where there is none to be had. The path is of a node made for the
+ * test.
+ */
 static int attach_loop(const struct file *file, char *path, size_t path_bytes)
 {
 	int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);

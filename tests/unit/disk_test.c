@@ -1,5 +1,7 @@
-/* The disk behind a drive, devices/backend/: what requests do. Every behaviour holds for both
- * engines. */
+/*
+ * The disk behind a drive, devices/backend/: what requests do. Every behaviour holds for both
+ * engines.
+ */
 #include "disk_fixture.h"
 
 Test(disk, data_written_is_read_back)

@@ -1,5 +1,7 @@
-/* The block device (virtio 1.2, 5.2), devices/virtio/block.c: resets at any time, another disk, the
- * end. */
+/*
+ * The block device (virtio 1.2, 5.2), devices/virtio/block.c: resets at any time, another disk, the
+ * end.
+ */
 #include "virtio_block_fixture.h"
 
 /* Reset at any time */

@@ -1,4 +1,5 @@
-/* The block device (virtio 1.2, 5.2), devices/virtio/block_request.c: requests, with both engines.
+/*
+ * The block device (virtio 1.2, 5.2), devices/virtio/block_request.c: requests, with both engines.
  */
 #include "virtio_block_fixture.h"
 

@@ -239,8 +239,10 @@ static inline void driver_notify(struct driver *driver)
 	driver_set(driver, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
 }
 
-/* One turn of the main thread's loop; waits at most `timeout_ms` for something to happen. Whether
- * something did. */
+/*
+ * One turn of the main thread's loop; waits at most `timeout_ms` for something to happen. Whether
+ * something did.
+ */
 static inline bool driver_turn(struct driver *driver, int timeout_ms)
 {
 	struct epoll_event events[4];

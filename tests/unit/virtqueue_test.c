@@ -63,8 +63,10 @@ Test(virtqueue, chain_that_loops_is_refused)
 {
 	struct fixture f;
 
-	/* The queue is smaller than the device offers, so that the loop is met before the limit of
-	 * a chain. */
+	/*
+	 * The queue is smaller than the device offers, so that the loop is met before the limit of
+	 * a chain.
+	 */
 	set_up_large(&f, 0, 64, SIZE, 16 * MIB);
 	ring_set(&f.ring, 0, RING_BUFFERS, 16, VRING_DESC_F_NEXT, 1);
 	ring_set(&f.ring, 1, RING_BUFFERS, 16, VRING_DESC_F_NEXT, 0);
@@ -380,8 +382,10 @@ Test(virtqueue, indices_wrap)
 	ring_set(&f.ring, 0, RING_BUFFERS, 8, 0, 0);
 	for (unsigned int turn = 0; total < 3 * 65536; turn++) {
 		unsigned int batch = 1 + turn % SIZE;
-		/* The last of the batch is the one to be told about; or, every other turn, one
-		 * behind it. */
+		/*
+		 * The last of the batch is the one to be told about; or, every other turn, one
+		 * behind it.
+		 */
 		uint16_t event = (uint16_t)(total + batch - 1 + turn % 2);
 
 		*ring_used_event(&f.ring) = event;
