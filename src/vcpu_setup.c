@@ -36,6 +36,21 @@
 #define SELECTOR_DATA	    0x18
 #define SELECTOR_TSS	    0x20
 
+/*
+ * What KVM sets there stays: it says that there is no branch trace store, and on most hosts no precise event sampling.
+ * A kernel that is not told so may use them.
+ */
+static uint64_t misc_enable(const struct vcpu *vcpu)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entry;
+	} msr = { .head.nmsrs = 1, .entry.index = MSR_IA32_MISC_ENABLE };
+	uint64_t now = ioctl(vcpu->fd, KVM_GET_MSRS, &msr) == 1 ? msr.entry.data : 0;
+
+	return now | MSR_IA32_MISC_ENABLE_FAST_STRING;
+}
+
 static int set_msrs(struct vcpu *vcpu, struct error *err)
 {
 	struct {
@@ -43,7 +58,7 @@ static int set_msrs(struct vcpu *vcpu, struct error *err)
 		struct kvm_msr_entry entries[2];
 	} msrs = {
 		.entries = {
-			{ .index = MSR_IA32_MISC_ENABLE, .data = MSR_IA32_MISC_ENABLE_FAST_STRING },
+			{ .index = MSR_IA32_MISC_ENABLE, .data = misc_enable(vcpu) },
 			{ .index = MSR_MTRR_DEF_TYPE, .data = MTRR_ENABLE | MTRR_WRITE_BACK },
 		},
 	};
