@@ -31,6 +31,7 @@
 #define LEAF_AMD_SVM	   0x8000000au
 #define LEAF_AMD_CACHE	   0x8000001du
 #define LEAF_AMD_TOPOLOGY  0x8000001eu
+#define LEAF_AMD_ENCRYPTION 0x8000001fu
 
 int cpuid_get_supported(int kvm_fd, struct cpuid_table *table, struct error *err)
 {
@@ -190,6 +191,11 @@ static void set_amd(struct cpuid_table *table, const struct cpuid_topology *topo
 	if (sizes && is_amd(table))
 		sizes->ecx = id_bits(topology->vcpu_count) << 12 | (topology->vcpu_count - 1);
 	remove_leaf(table, LEAF_AMD_SVM);
+	/*
+	 * A host that can encrypt guests says so to every guest. Kernels then read SEV_STATUS, an MSR that a guest
+	 * which is not encrypted does not have, before they can take the exception.
+	 */
+	remove_leaf(table, LEAF_AMD_ENCRYPTION);
 	set_amd_cache(table, threads, topology->vcpu_count / threads);
 }
 

@@ -42,6 +42,7 @@ static struct cpuid_table *host(uint32_t vendor)
 	add(&table, 0x8000001d, 0, true, 0x4121, 0, 0, 0);
 	add(&table, 0x8000001d, 3, true, 0x3c163, 0, 0, 0);
 	add(&table, 0x8000001e, 0, false, 63, 0x11f, 0x103, 0);
+	add(&table, 0x8000001f, 0, false, 0xa, 51, 509, 100);
 	add(&table, 0x40000000, 0, false, 0x40000001, 0x4b4d564b, 0x564b4d56, 0x4d);
 	return &table;
 }
@@ -67,6 +68,11 @@ Test(cpuid, nested_virtualization_is_not_offered)
 	cr_assert_not(cpuid_find(table, 1, 0)->ecx & (1u << 5));
 	cr_assert_not(cpuid_find(table, 0x80000001, 0)->ecx & (1u << 2));
 	cr_assert_null(cpuid_find(table, 0x8000000a, 0));
+}
+
+Test(cpuid, encrypted_memory_is_not_offered)
+{
+	cr_assert_null(cpuid_find(machine(VENDOR_AMD, 1, false), 0x8000001f, 0));
 }
 
 Test(cpuid, the_hypervisor_is_no_secret)
