@@ -7,7 +7,7 @@ import pytest
 from harness import tiny
 from harness.api import request_bytes
 from harness.clock import FACTOR, scaled, wait_until
-from harness.procfs import vcpu_runtimes_ns
+from harness.procfs import parked_runtimes_ns, vcpu_runtimes_ns
 
 pytestmark = pytest.mark.guest
 
@@ -42,7 +42,7 @@ class TestPause:
         with monitor.api.connect() as connection:
             for number in range(MANY):
                 ask(connection, PAUSE)
-                before = vcpu_runtimes_ns(monitor.pid)
+                before = parked_runtimes_ns(monitor.pid)
                 if number % (MANY // 10) == 0:
                     place = quiet(console)
                     time.sleep(scaled(0.1))
@@ -80,7 +80,7 @@ class TestPause:
             with monitor.api.connect() as connection:
                 connection.send(start + PAUSE)
                 assert connection.read_answer().status == connection.read_answer().status == 204
-            before = vcpu_runtimes_ns(monitor.pid)
+            before = parked_runtimes_ns(monitor.pid)
             assert len(before) == 4
             time.sleep(scaled(0.01))
             assert vcpu_runtimes_ns(monitor.pid) == before

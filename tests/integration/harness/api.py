@@ -3,6 +3,7 @@ import dataclasses
 import json
 import re
 import socket
+import struct
 
 from .clock import TookTooLong, scaled
 
@@ -50,7 +51,10 @@ class Connection:
 
     def __init__(self, path):
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(scaled(ANSWER_SECONDS))
+        # Not Python's own time-out: that would make connect(2) fail when it only had to wait.
+        seconds = struct.pack("ll", int(scaled(ANSWER_SECONDS)), 0)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
         self.buffer = b""
         try:
             self.socket.connect(str(path))
@@ -74,7 +78,7 @@ class Connection:
         """More bytes into the buffer."""
         try:
             data = self.socket.recv(65536)
-        except socket.timeout as late:
+        except BlockingIOError as late:
             raise TookTooLong(f"no answer within {scaled(ANSWER_SECONDS):g} s") from late
         except ConnectionResetError:
             data = b""

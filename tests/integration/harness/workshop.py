@@ -132,7 +132,9 @@ class Workshop:
                            ("standard error", monitor.errors.since() if monitor.errors else b""),
                            ("console", monitor.console.since() if monitor.console else b"")):
             if text:
-                print(f"--- {name}:\n{text[-LOG_TAIL_BYTES:].decode(errors='replace')}")
+                tail = text[-LOG_TAIL_BYTES:]
+                readable = all(byte >= 32 or byte in b"\r\n\t\x08\x1b" for byte in tail)
+                print(f"--- {name}:\n{tail.decode(errors='replace') if readable else tail[-200:]}")
 
 
 def log_of(monitor):
