@@ -1,0 +1,253 @@
+"""Runs every test of the project, part by part, and counts what they say. Started by ./check.
+
+Each part is a function below that returns a Result. What a part prints goes to the terminal and to
+results/check/PART.log. A part that cannot run is a failure with its name, never a silence.
+"""
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+RESULTS = REPOSITORY / "results" / "check"
+PYTEST = ["/usr/bin/python3", "-m", "pytest", "-q"]
+# What the emulated host is slower by than a machine that runs its guests itself.
+EMULATED_TIME_FACTOR = "20"
+
+
+@dataclasses.dataclass
+class Result:
+    passed: int = 0
+    failed: int = 0
+    failures: list = dataclasses.field(default_factory=list)  # names
+    skipped: list = dataclasses.field(default_factory=list)   # (name, reason)
+
+    def add(self, other):
+        self.passed += other.passed
+        self.failed += other.failed
+        self.failures += other.failures
+        self.skipped += other.skipped
+
+
+class CannotRun(Exception):
+    """The part failed before it could count anything."""
+
+
+def run(part, command, environment=None, show=True):
+    """Runs a command, its output to the terminal and behind the part's log. Returns the status."""
+    line = shlex.join(map(str, command))
+    with open(RESULTS / f"{part}.log", "a", encoding="utf-8") as log:
+        log.write(f"$ {line}\n")
+        log.flush()
+        process = subprocess.Popen(list(map(str, command)), cwd=REPOSITORY, stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+                                   env={**os.environ, **(environment or {})})
+        for text in process.stdout:
+            log.write(text)
+            if show:
+                print(text, end="", flush=True)
+        return process.wait()
+
+
+def must(part, command, environment=None):
+    """As run(), quietly; a failure shows the end of the log and ends the part."""
+    if run(part, command, environment, show=False) != 0:
+        tail = (RESULTS / f"{part}.log").read_text(encoding="utf-8").splitlines()[-40:]
+        print("\n".join(tail), flush=True)
+        raise CannotRun(shlex.join(map(str, command)))
+
+
+def build(part, name, *options, compiler="gcc", targets=()):
+    """A build folder of its own, made when it is not there or its options have changed."""
+    folder = REPOSITORY / name
+    wanted = json.dumps([compiler, *options])
+    stamp = folder / "check-options"
+    if not stamp.exists() or stamp.read_text() != wanted:
+        if (folder / "build.ninja").exists():
+            must(part, ["meson", "setup", "--wipe", folder, *options], {"CC": compiler})
+        else:
+            must(part, ["meson", "setup", folder, *options], {"CC": compiler})
+        stamp.write_text(wanted)
+    must(part, ["ninja", "-C", folder, *targets])
+    return folder
+
+
+def meson_tests(part, folder, suite, environment=None):
+    """Unit tests count one by one (criterion says how many); a fuzzer counts as one."""
+    run(part, ["meson", "test", "-C", folder, "--no-rebuild", "--suite", suite, "--num-processes", "2",
+               "--timeout-multiplier", "4", "--print-errorlogs"], environment)
+    result = Result()
+    lines = (folder / "meson-logs" / "testlog.json").read_text(encoding="utf-8").splitlines()
+    for program in map(json.loads, lines):
+        name = f"{part}: {program['name']}"
+        synthesis = re.search(r"Tested: (\d+) \| Passing: (\d+) \| Failing: (\d+) \| Crashing: (\d+)",
+                              re.sub(r"\x1b\[[0-9;]*m", "", program.get("stdout", "") + program.get("stderr", "")))
+        passing = int(synthesis[2]) if synthesis else 0
+        failing = int(synthesis[3]) + int(synthesis[4]) if synthesis else 0
+        if program["result"] == "OK":
+            result.passed += max(passing, 1)
+        elif program["result"] == "SKIP":
+            result.skipped.append((name, "the program says so"))
+        else:
+            result.passed += passing
+            result.failed += max(failing, 1)
+            result.failures.append(name)
+    if not lines:
+        raise CannotRun(f"{part}: no test of suite {suite} ran")
+    return result
+
+
+def read_junit(part, path):
+    result = Result()
+    for case in ElementTree.parse(path).getroot().iter("testcase"):
+        name = f"{part}: {case.get('classname', '')}::{case.get('name')}"
+        skipped = case.find("skipped")
+        if case.find("failure") is not None or case.find("error") is not None:
+            result.failed += 1
+            result.failures.append(name)
+        elif skipped is not None:
+            result.skipped.append((name, skipped.get("message", "")))
+        else:
+            result.passed += 1
+    return result
+
+
+def pytest_part(part, arguments, wrapper=(), environment=None):
+    junit = RESULTS / f"{part}.xml"
+    junit.unlink(missing_ok=True)
+    status = run(part, [*wrapper, *PYTEST, f"--junitxml={junit}", *arguments], environment)
+    if not junit.exists():
+        raise CannotRun(f"pytest ended with status {status} before its first test")
+    result = read_junit(part, junit)
+    if status not in (0, 1) or (status == 1 and result.failed == 0):
+        raise CannotRun(f"pytest ended with status {status}")
+    return result
+
+
+def check_unit():
+    return meson_tests("unit", build("unit", "build", "-Dwerror=true", "-Dtests=enabled"), "unit")
+
+
+def check_clang():
+    build("clang", "build-clang", "-Dwerror=true", "-Dtests=enabled", compiler="clang")
+    return Result(passed=1)
+
+
+def check_sanitize():
+    folder = build("sanitize", "build-sanitize", "-Dwerror=true", "-Dtests=enabled", "-Db_sanitize=address,undefined",
+                   "-Db_lundef=false")
+    return meson_tests("sanitize", folder, "unit",
+                       {"UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1", "ASAN_OPTIONS": "detect_leaks=1"})
+
+
+def check_fuzz():
+    folder = build("fuzz", "build-fuzz", "-Dwerror=true", "-Dfuzzers=true", compiler="clang")
+    return meson_tests("fuzz", folder, "fuzz")
+
+
+def check_lint():
+    folder = build("lint", "build-clang", "-Dwerror=true", "-Dtests=enabled", compiler="clang")
+    sources = sorted(str(path.relative_to(REPOSITORY)) for room in ("src", "devices", "api")
+                     for path in (REPOSITORY / room).rglob("*.c"))
+    result = Result()
+    for name, command in {
+            "cppcheck": ["cppcheck", "--quiet", "--error-exitcode=1", "--inline-suppr", "--std=c11", "-j2",
+                         "--enable=warning,performance,portability", "--suppress=missingIncludeSystem",
+                         "-Iinclude", "-D_GNU_SOURCE", "-D__x86_64__", *sources],
+            "clang-tidy": ["clang-tidy", "--quiet", "-p", folder, *sources],
+            "mandoc": ["mandoc", "-T", "lint", "-W", "warning", "docs/mayfly.1"]}.items():
+        if run("lint", command) == 0:
+            result.passed += 1
+        else:
+            result.failed += 1
+            result.failures.append(f"lint: {name}")
+    return result
+
+
+def check_native():
+    build("native", "build", "-Dwerror=true", "-Dtests=enabled")
+    return pytest_part("native", ["tests/integration", "-m", "not emulated_host"])
+
+
+def check_emulated():
+    folder = build("emulated", "build", "-Dwerror=true", "-Dtests=enabled")
+    result = pytest_part("emulated-host-itself", ["tests/integration", "-m", "emulated_host"])
+    # Made here, where it is fast; inside they are found in the cache.
+    must("emulated", ["scripts/stock-kernel"])
+    must("emulated", ["guest-kernel-configs/build"])
+    wrapper = ["tests/host/emulated-host", "run", "--share", REPOSITORY, "--cwd", REPOSITORY,
+               "--env", f"MAYFLY={folder / 'mayfly'}", "--env", f"MAYFLY_TIME_FACTOR={EMULATED_TIME_FACTOR}",
+               "--env", f"MAYFLY_CACHE={os.environ.get('MAYFLY_CACHE', '')}",
+               "--console", RESULTS / "emulated-console.log", "--"]
+    result.add(pytest_part("emulated", ["tests/integration", "-m", "guest and not native and not emulated_host"], wrapper))
+    return result
+
+
+PARTS = {
+    "unit": (check_unit, "build with gcc, unit tests"),
+    "clang": (check_clang, "build with clang"),
+    "sanitize": (check_sanitize, "unit tests under AddressSanitizer and UndefinedBehaviorSanitizer"),
+    "fuzz": (check_fuzz, "each fuzzer: its corpus, then a fixed number of executions"),
+    "lint": (check_lint, "cppcheck, clang-tidy, the manual page"),
+    "native": (check_native, "integration tests on this machine"),
+    "emulated": (check_emulated, "integration tests in the emulated host"),
+}
+
+
+def host():
+    explain = subprocess.run([REPOSITORY / "tests/host/detect", "--explain"], capture_output=True, text=True, check=True)
+    return ": ".join(explain.stdout.strip().splitlines())
+
+
+def run_part(name, total):
+    function, what = PARTS[name]
+    begin = time.monotonic()
+    (RESULTS / f"{name}.log").unlink(missing_ok=True)
+    print(f"\n== {name}: {what}", flush=True)
+    try:
+        result = function()
+    except CannotRun as reason:
+        result = Result(failed=1, failures=[f"{name}: could not run: {reason}"])
+    print(f"== {name}: {result.passed} passed, {result.failed} failed, {len(result.skipped)} skipped in "
+          f"{time.monotonic() - begin:.0f} s", flush=True)
+    total.add(result)
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="check", description="Builds, and runs every test, or the parts named.",
+                                     formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     epilog="parts:\n" + "\n".join(f"  {name:10}{what}" for name, (_, what) in PARTS.items()))
+    parser.add_argument("parts", nargs="*", metavar="PART", help="the parts to run (default: all)")
+    parser.add_argument("--quick", action="store_true", help="all parts but the emulated host, lint and fuzz")
+    arguments = parser.parse_args()
+    unknown = [part for part in arguments.parts if part not in PARTS]
+    if unknown:
+        parser.error(f"there is no part '{unknown[0]}': there are {', '.join(PARTS)}")
+    parts = arguments.parts or [part for part in PARTS
+                                if not arguments.quick or part not in ("emulated", "lint", "fuzz")]
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    total = Result()
+    begin = time.monotonic()
+    print(f"this machine: {host()}", flush=True)
+    for part in parts:
+        run_part(part, total)
+
+    print(f"\nall parts took {time.monotonic() - begin:.0f} s; their logs are in results/check/")
+    for name, reason in total.skipped:
+        print(f"skipped: {name}: {reason}")
+    for name in total.failures:
+        print(f"FAILED: {name}")
+    print(f"{total.passed} passed, {total.failed} failed" +
+          (f", {len(total.skipped)} skipped" if total.skipped else ""), flush=True)
+    return 1 if total.failed or not total.passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
