@@ -238,17 +238,20 @@ Test(config, unknown_variants_are_refused_with_the_known_ones)
 Test(config, values_out_of_range_are_refused)
 {
 #define MACHINE(vcpus, memory) "{\"vcpu_count\":" vcpus ",\"mem_size_mib\":" memory "}"
-	static const char vcpu_message[] = "The vCPU number is invalid! The vCPU number can only be 1 or an even "
-					   "number when SMT is enabled.";
+#define VCPU_MESSAGE \
+	"The vCPU number is invalid! The vCPU number can only be 1 or an even number when SMT is enabled. "
 
-	assert_refused(&config_machine_object, MACHINE("0", "128"), ERANGE, vcpu_message);
-	assert_refused(&config_machine_object, MACHINE("33", "128"), ERANGE, vcpu_message);
+	assert_refused(&config_machine_object, MACHINE("0", "128"), ERANGE,
+		       VCPU_MESSAGE "The value of `vcpu_count` is 0: it must be from 1 to 32.");
+	assert_refused(&config_machine_object, MACHINE("33", "128"), ERANGE,
+		       VCPU_MESSAGE "The value of `vcpu_count` is 33: it must be from 1 to 32.");
 	assert_refused(&config_machine_object, MACHINE("1", "0"), ERANGE,
 		       "The memory size (MiB) is either 0, or not a multiple of the configured page size.");
 	assert_refused(&config_machine_object, MACHINE("1", "15"), ERANGE,
 		       "The value of `mem_size_mib` is 15: it must be from 16 to 67108864.");
 	assert_refused(&config_machine_object, MACHINE("1", "9223372036854775807"), ERANGE,
 		       "The value of `mem_size_mib` is 9223372036854775807: it must be from 16 to 67108864.");
+#undef VCPU_MESSAGE
 #undef MACHINE
 }
 

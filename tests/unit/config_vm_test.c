@@ -90,7 +90,7 @@ Test(config_vm, errors_name_section_entry_and_field)
 		       "section `drives`, entry 1: missing field `path_on_host`");
 	assert_refused("{\"machine-config\":{\"vcpu_count\":0,\"mem_size_mib\":128}}",
 		       "section `machine-config`: The vCPU number is invalid! The vCPU number can only be 1 or an even "
-		       "number when SMT is enabled.");
+		       "number when SMT is enabled. The value of `vcpu_count` is 0: it must be from 1 to 32.");
 }
 
 Test(config_vm, devices_that_do_not_exist_are_refused_with_the_reason)
