@@ -192,11 +192,15 @@ static int put_serial(struct api_call *call, struct error *err)
 	return result;
 }
 
+/* Unlike other PUTs it leaves alone what it does not name, as clients of this API expect. */
 static int put_logger(struct api_call *call, struct error *err)
 {
 	struct logger_config config = { 0 };
-	int result = parse_body(call, &config, err);
+	int result;
 
+	if (config_copy(&config_logger_object, &config, &vmm_config(call->vmm)->logger) < 0)
+		return error_set(err, ENOMEM, "out of memory for the logger configuration");
+	result = parse_body(call, &config, err);
 	if (result == 0)
 		result = vmm_set_logger(call->vmm, &config, err);
 	config_clear(&config_logger_object, &config);

@@ -125,7 +125,7 @@ int config_parse_vm(const json_t *json, struct vm_config *config, struct error *
 	{
 		const struct section *section = find_section(key);
 
-		if (section && json_is_null(value))
+		if ((section || strcmp(key, config_drive_object.name) == 0) && json_is_null(value))
 			continue;
 		if (section)
 			result = parse_section(section, value, config, err);

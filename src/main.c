@@ -37,23 +37,45 @@ static void on_end_signal(int signal_number, void *context)
 	loop_stop(&process->loop, 128 + signal_number);
 }
 
+/* What `mayfly run` says. */
+static int set_words(struct vmm *vmm, const struct vm_config *config, struct error *err)
+{
+	int result = vmm_set_boot_source(vmm, &config->boot_source, err);
+
+	if (result == 0)
+		result = vmm_set_machine(vmm, &config->machine, err);
+	for (unsigned int i = 0; result == 0 && i < config->drive_count; i++)
+		result = vmm_set_drive(vmm, &config->drives[i], err);
+	return result;
+}
+
+static int set_file(struct vmm *vmm, const char *path, struct error *err)
+{
+	struct vm_config config = { 0 };
+	int result = config_load_vm(path, &config, err);
+
+	/* What is wrong with the file itself names it already. */
+	if (result == 0 && vmm_set_all(vmm, &config, err) < 0)
+		result = error_prefix(err, "configuration file %s", path);
+	config_vm_clear(&config);
+	return result;
+}
+
 /* What the microVM starts with, when the command line says it: from the config file, or from `mayfly run`. */
 static int configured_start(struct process *process, struct options *options, struct error *err)
 {
-	struct vm_config config = { 0 };
-	int result = 0;
+	int result;
 
-	if (options->command == OPTIONS_RUN)
-		return vmm_set_all(process->vmm, &options->config, err) < 0 ? -EINVAL : vmm_start(process->vmm, err);
+	if (options->command == OPTIONS_RUN) {
+		result = set_words(process->vmm, &options->config, err);
+		return result < 0 ? result : vmm_start(process->vmm, err);
+	}
 	if (!options->config_file)
 		return 0;
-	result = config_load_vm(options->config_file, &config, err);
-	if (result == 0)
-		result = vmm_set_all(process->vmm, &config, err);
-	config_vm_clear(&config);
-	if (result == 0)
-		result = vmm_start(process->vmm, err);
-	return result < 0 ? error_prefix(err, "config file %s", options->config_file) : 0;
+	result = set_file(process->vmm, options->config_file, err);
+	if (result == 0 && vmm_start(process->vmm, err) < 0)
+		result = error_prefix(err, "configuration file %s", options->config_file);
+	return result;
 }
 
 static int set_up(struct process *process, struct options *options, struct error *err)

@@ -6,6 +6,7 @@
  */
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/sysinfo.h>
 
 #include "machine.h"
@@ -68,7 +69,7 @@ void vmm_destroy(struct vmm *vmm)
 {
 	struct error err = { 0 };
 
-	if (vmm->metrics.fd >= 0 && vmm_flush_metrics(vmm, &err) < 0)
+	if (vmm->state != VMM_NOT_STARTED && vmm->metrics.fd >= 0 && vmm_flush_metrics(vmm, &err) < 0)
 		log_error(vmm->log, "the last metrics are lost: %s", err.message);
 	machine_destroy(vmm->machine);
 	metrics_close(&vmm->metrics, vmm->loop);
@@ -119,8 +120,18 @@ static int need_started(const struct vmm *vmm, struct error *err)
 static int check_readable(const char *path, const char *what, struct error *err)
 {
 	cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	struct error cause;
+	struct stat status;
+	int result;
 
-	return fd < 0 ? error_errno(err, "The %s file cannot be opened", what) : 0;
+	if (fd < 0) {
+		/* Clients match this text, so the path comes behind it. */
+		result = error_errno(&cause, "The %s file cannot be opened", what);
+		return error_set(err, -result, "%s: %s", cause.message, path);
+	}
+	if (fstat(fd, &status) == 0 && S_ISDIR(status.st_mode))
+		return error_set(err, EISDIR, "The %s file %s is a directory", what, path);
+	return 0;
 }
 
 int vmm_set_boot_source(struct vmm *vmm, const struct boot_source_config *config, struct error *err)
@@ -257,27 +268,31 @@ int vmm_set_metrics(struct vmm *vmm, const struct metrics_config *config, struct
 	return result;
 }
 
+static int set_new_drive(struct vmm *vmm, const struct drive_config *drive, struct error *err)
+{
+	/* To a client a second PUT replaces the first; in one file it can only be a mistake. */
+	if (find_drive(&vmm->config, drive->drive_id) < vmm->config.drive_count)
+		return error_set(err, EEXIST, "the drive id %s is used twice", drive->drive_id);
+	return vmm_set_drive(vmm, drive, err);
+}
+
 int vmm_set_all(struct vmm *vmm, const struct vm_config *config, struct error *err)
 {
-	int result = 0;
-
-	if (config->has_logger)
-		result = vmm_set_logger(vmm, &config->logger, err);
-	if (result == 0 && config->has_metrics)
-		result = vmm_set_metrics(vmm, &config->metrics, err);
-	if (result == 0 && config->has_boot_source)
-		result = vmm_set_boot_source(vmm, &config->boot_source, err);
-	if (result == 0)
-		result = vmm_set_machine(vmm, &config->machine, err);
-	for (unsigned int i = 0; result == 0 && i < config->drive_count; i++) {
-		/* To a client a second PUT replaces the first; in one file it can only be a mistake. */
-		if (find_drive(&vmm->config, config->drives[i].drive_id) < vmm->config.drive_count)
-			return error_set(err, EEXIST, "the drive id %s is used twice", config->drives[i].drive_id);
-		result = vmm_set_drive(vmm, &config->drives[i], err);
+	if (config->has_logger && vmm_set_logger(vmm, &config->logger, err) < 0)
+		return error_prefix(err, "section `logger`");
+	if (config->has_metrics && vmm_set_metrics(vmm, &config->metrics, err) < 0)
+		return error_prefix(err, "section `metrics`");
+	if (config->has_boot_source && vmm_set_boot_source(vmm, &config->boot_source, err) < 0)
+		return error_prefix(err, "section `boot-source`");
+	if (vmm_set_machine(vmm, &config->machine, err) < 0)
+		return error_prefix(err, "section `machine-config`");
+	for (unsigned int i = 0; i < config->drive_count; i++) {
+		if (set_new_drive(vmm, &config->drives[i], err) < 0)
+			return error_prefix(err, "section `drives`, entry %u", i);
 	}
-	if (result == 0 && config->has_serial)
-		result = vmm_set_serial(vmm, &config->serial, err);
-	return result;
+	if (config->has_serial && vmm_set_serial(vmm, &config->serial, err) < 0)
+		return error_prefix(err, "section `serial`");
+	return 0;
 }
 
 int vmm_patch_drive(struct vmm *vmm, const char *drive_id, const char *path_on_host, struct error *err)

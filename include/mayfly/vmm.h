@@ -63,7 +63,7 @@ int vmm_set_serial(struct vmm *vmm, const struct serial_config *config, struct e
 int vmm_set_logger(struct vmm *vmm, const struct logger_config *config, struct error *err);
 int vmm_set_metrics(struct vmm *vmm, const struct metrics_config *config, struct error *err);
 
-/* A config file's content: all of the above. */
+/* A config file's content: all of the above. Messages begin with the section. */
 int vmm_set_all(struct vmm *vmm, const struct vm_config *config, struct error *err);
 
 /* Swaps the file under a drive of a running guest, which sees the new size. */
