@@ -98,6 +98,72 @@ Test(disk, as_many_requests_as_the_queue_holds_are_in_flight)
 	remove_file(&file);
 }
 
+/* More than one step takes, in parts that fit no step. */
+Test(disk, large_transfer_is_done_whole)
+{
+	static uint8_t out[9 * MIB + 512], in[sizeof(out)];
+	struct file file;
+
+	make_file(&file, 16 * MIB);
+	fill(out, sizeof(out), 1);
+	FOR_EACH_ENGINE(&file.config)
+	{
+		struct disk *disk = open_disk(&file.config);
+		struct iovec iov[4] = {
+			{ out, 5 * MIB },
+			{ out + 5 * MIB, 512 },
+			{ out + 5 * MIB + 512, 2 * MIB - 512 },
+			{ out + 7 * MIB, 2 * MIB + 512 },
+		};
+		struct disk_request request = {
+			.operation = DISK_WRITE,
+			.offset_bytes = 512,
+			.length_bytes = sizeof(out),
+			.iov = iov,
+			.iov_count = 4,
+		};
+
+		cr_assert_eq(run(disk, &request), 0);
+		memset(in, 0, sizeof(in));
+		cr_assert_eq(transfer(disk, DISK_READ, 512, in, sizeof(in)), 0);
+		cr_assert_eq(memcmp(in, out, sizeof(in)), 0);
+		disk_close(disk);
+	}
+	remove_file(&file);
+}
+
+Test(disk, abandoned_request_ends_early_and_leaves_its_memory_alone)
+{
+	static uint8_t data[8 * MIB];
+	struct file file;
+
+	make_file(&file, 16 * MIB);
+	FOR_EACH_ENGINE(&file.config)
+	{
+		struct disk *disk = open_disk(&file.config);
+		struct iovec iov = { data, sizeof(data) };
+		struct disk_request request = {
+			.operation = DISK_READ,
+			.length_bytes = sizeof(data),
+			.iov = &iov,
+			.iov_count = 1,
+		};
+
+		disk_submit(disk, &request);
+		disk_abandon(disk);
+		memset(data, 0x77, sizeof(data));
+		cr_assert_eq(disk_reap(disk), &request);
+		cr_assert_eq(request.result, -ECANCELED);
+		cr_assert_null(disk_reap(disk));
+		for (size_t i = 0; i < sizeof(data); i++)
+			cr_assert_eq(data[i], 0x77);
+		cr_assert_eq(transfer(disk, DISK_READ, 0, data, 4096), 0,
+			     "the next is whole again");
+		disk_close(disk);
+	}
+	remove_file(&file);
+}
+
 Test(disk, drain_starts_what_was_not_committed)
 {
 	static uint8_t data[512];

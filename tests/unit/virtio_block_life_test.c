@@ -32,6 +32,33 @@ Test(virtio_block, reset_waits_for_requests_in_flight)
 	with_each_engine(resets_in_flight);
 }
 
+/* Requests of several megabytes each, of which a reset waits for a part only. */
+static void resets_large_requests(struct fixture *f)
+{
+	for (unsigned int round = 0; round < 4; round++) {
+		uint8_t *data = at(f, DATA, 3 * 4 * MIB);
+
+		for (unsigned int n = 0; n < 3; n++)
+			put_request(f, n, VIRTIO_BLK_T_IN, 0, DATA + n * 4 * MIB, 4 * MIB);
+		ring_publish(&f->driver.ring);
+		driver_notify(&f->driver);
+		for (unsigned int turn = 0; turn < round; turn++)
+			driver_turn(&f->driver, 60000);
+		driver_set(&f->driver, VIRTIO_MMIO_STATUS, 0);
+		memset(data, 0x77, 3 * 4 * MIB);
+		driver_settle(&f->driver);
+		for (size_t i = 0; i < 3 * 4 * MIB; i++)
+			cr_assert_eq(data[i], 0x77);
+		driver_start(&f->driver, USUAL, RING_SIZE);
+	}
+	cr_assert_eq(request(f, VIRTIO_BLK_T_IN, 0, DATA, 4 * MIB), VIRTIO_BLK_S_OK);
+}
+
+Test(virtio_block, reset_ends_large_requests)
+{
+	with_each_engine(resets_large_requests);
+}
+
 /* A vCPU resets, while the main thread's loop works on what another notified. */
 struct resetter {
 	struct fixture *f;
