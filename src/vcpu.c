@@ -15,6 +15,7 @@
 #include <sys/prctl.h>
 #include <time.h>
 
+#include "mayfly/signals.h"
 #include "vcpu_private.h"
 
 #define KICK_SIGNAL (SIGRTMIN)
@@ -168,10 +169,14 @@ static void *vcpu_thread(void *argument)
 {
 	struct vcpu *vcpu = argument;
 	struct vcpus *group = vcpu->group;
+	struct error err = { 0 };
 	char name[16];
 
 	snprintf(name, sizeof(name), "vcpu%u", vcpu->index);
 	prctl(PR_SET_NAME, name);
+	/* Without it an overflow of this small stack ends the process unreported, the terminal raw. */
+	if (signals_enter_thread(&err) < 0)
+		log_warn(group->log, "vCPU %u: %s", vcpu->index, err.message);
 	if (vcpu->index == 0 && group->start_time_us)
 		log_info(group->log, "the guest's first instruction comes %llu us after the start was asked for",
 			 (unsigned long long)(monotonic_us() - group->start_time_us));
@@ -194,6 +199,7 @@ static void *vcpu_thread(void *argument)
 			log_error(group->log, "vCPU %u: KVM_RUN failed: error %d", vcpu->index, errno);
 		fail(vcpu, VCPUS_FAILED);
 	}
+	signals_leave_thread();
 	return NULL;
 }
 

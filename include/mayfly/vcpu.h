@@ -36,7 +36,7 @@ int vcpus_create(struct vcpus **vcpus, const struct vcpus_config *config, struct
 /* Puts the boot vCPU where the kernel starts. */
 int vcpus_set_entry(struct vcpus *vcpus, const struct boot_entry *entry, struct error *err);
 
-/* Starts the threads; the guest runs. On failure none is left running. */
+/* Starts the threads; the guest runs. After a failure some may: vcpus_destroy() ends them. */
 int vcpus_start(struct vcpus *vcpus, struct error *err);
 
 /* Returns when no vCPU is in the guest and no access of theirs is half done. Twice does no harm. */
