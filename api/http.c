@@ -382,6 +382,8 @@ char *http_response_format(const struct http_response *response, unsigned int mi
 			      response->deprecated ? "Deprecation: true\r\n" : "", content);
 	if (head_bytes < 0 || (size_t)head_bytes >= sizeof(head))
 		return NULL;
+	if (response->head_only)
+		body_bytes = 0;
 	bytes = malloc((size_t)head_bytes + body_bytes);
 	if (!bytes)
 		return NULL;

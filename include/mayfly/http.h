@@ -85,6 +85,7 @@ void http_reader_reset(struct http_reader *reader);
 struct http_response {
 	unsigned int status;
 	bool deprecated; /* the request used something deprecated */
+	bool head_only;	 /* to a HEAD: the body is not sent, only its length (RFC 9110, 9.3.2) */
 	char *body;	 /* JSON, malloc'd and owned; NULL: none, and no Content-Length for 204 */
 	size_t body_bytes;
 };

@@ -208,6 +208,23 @@ Test(api_server, pipelined_requests_are_answered_in_order)
 	close(fd);
 }
 
+Test(api_server, answer_to_head_ends_with_its_head)
+{
+	int fd = client();
+	char answer[1024];
+	ssize_t count;
+	size_t used = 0;
+
+	send_text(fd, "HEAD /version HTTP/1.1\r\nConnection: close\r\n\r\n");
+	while (used < sizeof(answer) - 1 && (count = recv(fd, answer + used, sizeof(answer) - 1 - used, 0)) > 0)
+		used += (size_t)count;
+	answer[used] = '\0';
+	cr_assert(strstr(answer, "HTTP/1.1 400 Bad Request\r\n"), "%s", answer);
+	cr_assert(strstr(answer, "Content-Length: "), "%s", answer);
+	cr_assert_str_eq(strstr(answer, "\r\n\r\n"), "\r\n\r\n");
+	close(fd);
+}
+
 Test(api_server, connection_closes_when_the_client_asks)
 {
 	int fd = client();
