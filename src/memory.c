@@ -46,6 +46,7 @@ static int region_map(struct memory_region *region, uint64_t gpa, uint64_t size_
 {
 	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
 	uint8_t *hva = reserve(size_bytes);
+	int result;
 
 	if (!hva)
 		return error_errno(err, "cannot reserve %llu MiB of address space for guest memory",
@@ -67,6 +68,12 @@ static int region_map(struct memory_region *region, uint64_t gpa, uint64_t size_
 					 (unsigned long long)(size_bytes / MIB),
 					 (unsigned long long)(size_bytes / HUGE_PAGE_BYTES));
 		return error_errno(err, "cannot map %llu MiB of guest memory", (unsigned long long)(size_bytes / MIB));
+	}
+	/* What a guest keeps in its memory has no business in a core file of the monitor. */
+	if (madvise(hva, size_bytes, MADV_DONTDUMP) < 0) {
+		result = error_errno(err, "cannot keep guest memory out of core files");
+		region_unmap(region);
+		return result;
 	}
 	/*
 	 * Both are advice: a kernel without transparent huge pages refuses it, and then the pages are small, which is
@@ -208,5 +215,8 @@ int memory_load_file(struct memory *memory, uint64_t gpa, int fd, uint64_t offse
 			return error_errno(err, "cannot map %s", what);
 		mapped = 0;
 	}
+	/* A mapping laid over guest memory has none of its advice: this, too, becomes the guest's. */
+	if (mapped && madvise(hva, mapped, MADV_DONTDUMP) < 0)
+		return error_errno(err, "cannot keep %s out of core files", what);
 	return read_fully(fd, offset + mapped, hva + mapped, length - mapped, what, err);
 }

@@ -141,6 +141,37 @@ Test(memory, aligned_pages_of_a_file_are_mapped_and_the_tail_is_read)
 	close(fd);
 }
 
+/* Whether the mapping at `hva` has the flag "dd" (not in core files), as the kernel sees it. */
+static bool is_left_out_of_core_files(const void *hva)
+{
+	FILE *smaps = fopen("/proc/self/smaps", "r");
+	bool here = false, found = false;
+	char line[512];
+
+	while (fgets(line, sizeof(line), smaps)) {
+		unsigned long start, end;
+
+		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
+			here = (uintptr_t)hva >= start && (uintptr_t)hva < end;
+		else if (here && strncmp(line, "VmFlags:", 8) == 0)
+			found = strstr(line, " dd");
+	}
+	fclose(smaps);
+	return found;
+}
+
+Test(memory, a_core_file_holds_nothing_of_the_guest)
+{
+	struct memory memory = make_memory(16 * MIB);
+	int fd = make_file(PAGE);
+
+	cr_assert_eq(memory_load_file(&memory, MIB, fd, 0, PAGE, "file", NULL), 0);
+	cr_assert(is_left_out_of_core_files(memory_span(&memory, 0, 1)));
+	cr_assert(is_left_out_of_core_files(memory_span(&memory, MIB, 1)));
+	memory_destroy(&memory);
+	close(fd);
+}
+
 Test(memory, the_guest_writes_its_own_copy)
 {
 	struct memory memory = make_memory(16 * MIB);
