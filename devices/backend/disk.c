@@ -35,11 +35,11 @@ static int refuse_type(const struct drive_config *config, mode_t mode, struct er
 
 static int refuse_busy(const struct drive_config *config, struct error *err)
 {
-	return error_set(err, EBUSY, "drive %s: %s is in use by another process%s",
+	return error_set(err, EBUSY, "drive %s: %s is in use by another process or another drive%s",
 			 config->drive_id, config->path_on_host,
 			 config->is_read_only
 				 ? ", which writes to it"
-				 : " or mounted; two writers would destroy what is in it");
+				 : ", or mounted; two writers would destroy what is in it");
 }
 
 static bool same_file(const struct stat *status, const struct disk *disk)

@@ -92,7 +92,7 @@ Test(disk, two_writers_are_refused)
 	{
 		struct disk *disk = open_disk(&file.config);
 
-		refuses(&file.config, EBUSY, "in use by another process");
+		refuses(&file.config, EBUSY, "in use by another process or another drive");
 		disk_close(disk);
 		disk_close(open_disk(&file.config));
 	}
