@@ -51,9 +51,9 @@ def host_kind():
 
 def images_folder():
     """Where images are kept from one run to the next."""
-    folder = pathlib.Path(os.environ.get("MAYFLY_TEST_IMAGES") or
-                          pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-                          / "mayfly" / "test-images")
+    cache = os.environ.get("MAYFLY_CACHE") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache", "mayfly")
+    folder = pathlib.Path(cache) / "test-images"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
