@@ -8,9 +8,11 @@ int bus_attach(struct bus *bus, struct bus_device *device, struct error *err)
 	for (unsigned int i = 0; i < bus->count; i++) {
 		const struct bus_device *other = bus->devices[i];
 
-		if (device->base < other->base + other->length && other->base < device->base + device->length)
-			return error_set(err, EEXIST, "the addresses of %s at 0x%llx overlap those of %s", device->name,
-					 (unsigned long long)device->base, other->name);
+		if (device->base < other->base + other->length &&
+		    other->base < device->base + device->length)
+			return error_set(
+				err, EEXIST, "the addresses of %s at 0x%llx overlap those of %s",
+				device->name, (unsigned long long)device->base, other->name);
 	}
 	if (bus->count == ARRAY_SIZE(bus->devices))
 		return error_set(err, ENOSPC, "no room on the bus for %s", device->name);
@@ -23,7 +25,8 @@ static struct bus_device *find(const struct bus *bus, uint64_t address, size_t l
 	for (unsigned int i = 0; i < bus->count; i++) {
 		struct bus_device *device = bus->devices[i];
 
-		if (address >= device->base && range_within(address - device->base, length, device->length))
+		if (address >= device->base &&
+		    range_within(address - device->base, length, device->length))
 			return device;
 	}
 	return NULL;

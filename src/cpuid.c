@@ -1,9 +1,9 @@
 /*
  * What CPU the guest sees: see include/mayfly/cpuid.h.
  *
- * KVM reports the features of the host's CPU. Its topology leaves, however, describe the physical CPU that happened
- * to answer, and virtualization extensions are offered for nesting: both are replaced here by what this machine is,
- * one socket whose APIC ids are 0 .. N-1.
+ * KVM reports the features of the host's CPU. Its topology leaves, however, describe the physical
+ * CPU that happened to answer, and virtualization extensions are offered for nesting: both are
+ * replaced here by what this machine is, one socket whose APIC ids are 0 .. N-1.
  */
 #include <string.h>
 #include <sys/ioctl.h>
@@ -22,15 +22,15 @@
 #define LEVEL_SMT  1u
 #define LEVEL_CORE 2u
 
-#define LEAF_FEATURES	   0x1u
-#define LEAF_CACHE	   0x4u
-#define LEAF_TOPOLOGY	   0xbu
-#define LEAF_TOPOLOGY_V2   0x1fu
-#define LEAF_AMD_FEATURES  0x80000001u
-#define LEAF_AMD_SIZES	   0x80000008u
-#define LEAF_AMD_SVM	   0x8000000au
-#define LEAF_AMD_CACHE	   0x8000001du
-#define LEAF_AMD_TOPOLOGY  0x8000001eu
+#define LEAF_FEATURES	    0x1u
+#define LEAF_CACHE	    0x4u
+#define LEAF_TOPOLOGY	    0xbu
+#define LEAF_TOPOLOGY_V2    0x1fu
+#define LEAF_AMD_FEATURES   0x80000001u
+#define LEAF_AMD_SIZES	    0x80000008u
+#define LEAF_AMD_SVM	    0x8000000au
+#define LEAF_AMD_CACHE	    0x8000001du
+#define LEAF_AMD_TOPOLOGY   0x8000001eu
 #define LEAF_AMD_ENCRYPTION 0x8000001fu
 
 int cpuid_get_supported(int kvm_fd, struct cpuid_table *table, struct error *err)
@@ -54,16 +54,17 @@ struct kvm_cpuid_entry2 *cpuid_find(struct cpuid_table *table, uint32_t leaf, ui
 	return NULL;
 }
 
-static struct kvm_cpuid_entry2 *find_or_add(struct cpuid_table *table, uint32_t leaf, uint32_t subleaf)
+static struct kvm_cpuid_entry2 *find_or_add(struct cpuid_table *table, uint32_t leaf,
+					    uint32_t subleaf)
 {
 	struct kvm_cpuid_entry2 *entry = cpuid_find(table, leaf, subleaf);
 
 	if (entry || table->head.nent == CPUID_MAX_ENTRIES)
 		return entry;
 	entry = &table->entries[table->head.nent++];
-	*entry = (struct kvm_cpuid_entry2){
-		.function = leaf, .index = subleaf, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX
-	};
+	*entry = (struct kvm_cpuid_entry2) { .function = leaf,
+					     .index = subleaf,
+					     .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX };
 	return entry;
 }
 
@@ -125,8 +126,8 @@ static void set_features(struct cpuid_table *table, const struct cpuid_topology 
 }
 
 /*
- * Intel's cache leaf. A cache of level 1 or 2 belongs to a core, one of level 3 to the socket; the counts are stored
- * less one, rounded up to the APIC id bits they take.
+ * Intel's cache leaf. A cache of level 1 or 2 belongs to a core, one of level 3 to the socket; the
+ * counts are stored less one, rounded up to the APIC id bits they take.
  */
 static void set_intel_cache(struct cpuid_table *table, uint32_t threads, uint32_t cores)
 {
@@ -156,7 +157,8 @@ static void set_amd_cache(struct cpuid_table *table, uint32_t threads, uint32_t 
 }
 
 /* The extended topology leaves: threads of a core, then cores of the socket, then the end. */
-static void set_topology_leaf(struct cpuid_table *table, uint32_t leaf, uint32_t threads, uint32_t vcpu_count)
+static void set_topology_leaf(struct cpuid_table *table, uint32_t leaf, uint32_t threads,
+			      uint32_t vcpu_count)
 {
 	const struct {
 		uint32_t shift, count, type;
@@ -178,7 +180,8 @@ static void set_topology_leaf(struct cpuid_table *table, uint32_t leaf, uint32_t
 	}
 }
 
-static void set_amd(struct cpuid_table *table, const struct cpuid_topology *topology, uint32_t threads)
+static void set_amd(struct cpuid_table *table, const struct cpuid_topology *topology,
+		    uint32_t threads)
 {
 	struct kvm_cpuid_entry2 *features = cpuid_find(table, LEAF_AMD_FEATURES, 0);
 	struct kvm_cpuid_entry2 *sizes = cpuid_find(table, LEAF_AMD_SIZES, 0);
@@ -192,8 +195,9 @@ static void set_amd(struct cpuid_table *table, const struct cpuid_topology *topo
 		sizes->ecx = id_bits(topology->vcpu_count) << 12 | (topology->vcpu_count - 1);
 	remove_leaf(table, LEAF_AMD_SVM);
 	/*
-	 * A host that can encrypt guests says so to every guest. Kernels then read SEV_STATUS, an MSR that a guest
-	 * which is not encrypted does not have, before they can take the exception.
+	 * A host that can encrypt guests says so to every guest. Kernels then read SEV_STATUS, an
+	 * MSR that a guest which is not encrypted does not have, before they can take the
+	 * exception.
 	 */
 	remove_leaf(table, LEAF_AMD_ENCRYPTION);
 	set_amd_cache(table, threads, topology->vcpu_count / threads);
@@ -236,7 +240,8 @@ void cpuid_set_vcpu(struct cpuid_table *table, unsigned int index)
 			entry->edx = index;
 			break;
 		case LEAF_AMD_TOPOLOGY:
-			/* EAX: APIC id. EBX: core id and threads of a core less one. ECX: one node, number 0. */
+			/* EAX: APIC id. EBX: core id and threads of a core less one. ECX: one node,
+			 * number 0. */
 			entry->eax = index;
 			entry->ebx = smt ? (index / 2) | 1u << 8 : index;
 			entry->ecx = 0;

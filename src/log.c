@@ -1,6 +1,6 @@
 /*
- * The log: formats a record on the stack and hands it to the kernel in one write, so that lines of several threads
- * never mix. See include/mayfly/log.h.
+ * The log: formats a record on the stack and hands it to the kernel in one write, so that lines of
+ * several threads never mix. See include/mayfly/log.h.
  */
 #include <fcntl.h>
 #include <poll.h>
@@ -13,7 +13,7 @@
 
 #include "mayfly/log.h"
 
-#define LINE_BYTES  1536
+#define LINE_BYTES	  1536
 #define THREAD_NAME_BYTES 16 /* prctl(2), PR_GET_NAME */
 
 static const char *const level_names[] = {
@@ -39,8 +39,10 @@ void log_close(struct log *log)
 
 int log_open(struct log *log, const char *path, struct error *err)
 {
-	/* Read and write, so that a FIFO opens before its reader comes, as clients of this API are used to. */
-	cleanup_fd int fd = open(path, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0600);
+	/* Read and write, so that a FIFO opens before its reader comes, as clients of this API are
+	 * used to. */
+	cleanup_fd int fd =
+		open(path, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0600);
 
 	if (fd < 0)
 		return error_errno(err, "cannot open the log file %s", path);
@@ -86,7 +88,8 @@ static size_t append(char *line, size_t used, const char *format, ...)
 	return used + ((size_t)length < room ? (size_t)length : room - 1);
 }
 
-static size_t append_head(struct log *log, char *line, enum log_level level, const char *file, int source_line)
+static size_t append_head(struct log *log, char *line, enum log_level level, const char *file,
+			  int source_line)
 {
 	char thread[THREAD_NAME_BYTES] = "";
 	struct timespec now;
@@ -96,8 +99,9 @@ static size_t append_head(struct log *log, char *line, enum log_level level, con
 	clock_gettime(CLOCK_REALTIME, &now);
 	gmtime_r(&now.tv_sec, &date);
 	prctl(PR_GET_NAME, thread);
-	used = append(line, used, "%04d-%02d-%02dT%02d:%02d:%02d.%09ld [%s:%s", date.tm_year + 1900, date.tm_mon + 1,
-		      date.tm_mday, date.tm_hour, date.tm_min, date.tm_sec, now.tv_nsec, log->id, thread);
+	used = append(line, used, "%04d-%02d-%02dT%02d:%02d:%02d.%09ld [%s:%s", date.tm_year + 1900,
+		      date.tm_mon + 1, date.tm_mday, date.tm_hour, date.tm_min, date.tm_sec,
+		      now.tv_nsec, log->id, thread);
 	if (log->show_level)
 		used = append(line, used, ":%s", log_level_name(level));
 	if (log->show_origin)
@@ -106,8 +110,8 @@ static size_t append_head(struct log *log, char *line, enum log_level level, con
 }
 
 /*
- * What we opened does not block. Standard error may be a pipe whose reader sleeps; a pipe that is ready takes a whole
- * line at once (PIPE_BUF, pipe(7)).
+ * What we opened does not block. Standard error may be a pipe whose reader sleeps; a pipe that is
+ * ready takes a whole line at once (PIPE_BUF, pipe(7)).
  */
 static bool takes_a_line(const struct log *log)
 {
@@ -116,7 +120,8 @@ static bool takes_a_line(const struct log *log)
 	return log->fd_owned || poll(&polled, 1, 0) != 0;
 }
 
-void log_write(struct log *log, enum log_level level, const char *file, int line_number, const char *format, ...)
+void log_write(struct log *log, enum log_level level, const char *file, int line_number,
+	       const char *format, ...)
 {
 	char line[LINE_BYTES];
 	va_list arguments;
@@ -133,7 +138,8 @@ void log_write(struct log *log, enum log_level level, const char *file, int line
 	length = vsnprintf(line + used, LINE_BYTES - 1 - used, format, arguments);
 	va_end(arguments);
 	if (length > 0)
-		used += (size_t)length < LINE_BYTES - 1 - used ? (size_t)length : LINE_BYTES - 2 - used;
+		used += (size_t)length < LINE_BYTES - 1 - used ? (size_t)length
+							       : LINE_BYTES - 2 - used;
 	/* One record is one line whatever a path or a guest put into it. */
 	for (size_t i = 0; i < used; i++) {
 		if ((unsigned char)line[i] < 0x20 && line[i] != '\t')
@@ -157,10 +163,11 @@ bool log_limit_pass(struct log_limit *limit, struct log *log)
 {
 	uint64_t now = monotonic_ns();
 
-	if (limit->period_start_ns == 0 || now - limit->period_start_ns >= LOG_LIMIT_PERIOD_MS * 1000000ull) {
+	if (limit->period_start_ns == 0 ||
+	    now - limit->period_start_ns >= LOG_LIMIT_PERIOD_MS * 1000000ull) {
 		if (limit->left_out)
-			log_write(log, LOG_WARN, __FILE__, __LINE__, "%u lines like the next were left out",
-				  limit->left_out);
+			log_write(log, LOG_WARN, __FILE__, __LINE__,
+				  "%u lines like the next were left out", limit->left_out);
 		limit->period_start_ns = now;
 		limit->lines = 0;
 		limit->left_out = 0;

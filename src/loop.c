@@ -22,7 +22,7 @@ int loop_add(struct loop *loop, struct loop_source *source, int fd, uint32_t eve
 {
 	struct epoll_event event = { .events = events, .data.ptr = source };
 
-	*source = (struct loop_source){ .fd = -1, .events = events, .handler = handler };
+	*source = (struct loop_source) { .fd = -1, .events = events, .handler = handler };
 	if (epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0)
 		return error_errno(err, "cannot wait for file descriptor %d", fd);
 	source->fd = fd;
@@ -47,7 +47,8 @@ void loop_remove(struct loop *loop, struct loop_source *source)
 		return;
 	epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, source->fd, NULL);
 	source->fd = -1;
-	/* Events of this batch that were fetched already must not reach a source that may be freed by now. */
+	/* Events of this batch that were fetched already must not reach a source that may be freed
+	 * by now. */
 	for (unsigned int i = loop->batch_next; i < loop->batch_count; i++) {
 		if (loop->batch[i].data.ptr == source)
 			loop->batch[i].data.ptr = NULL;

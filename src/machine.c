@@ -1,9 +1,10 @@
 /*
  * The machine: see machine.h.
  *
- * The order of machine_create(). What can be refused for reasons that the user can mend comes first (files, memory),
- * before anything of KVM exists. Files are mapped before KVM knows the memory, so that no mapping is changed under it.
- * Then KVM: memory slots before the interrupt controllers (vm.h), devices, and last the threads.
+ * The order of machine_create(). What can be refused for reasons that the user can mend comes first
+ * (files, memory), before anything of KVM exists. Files are mapped before KVM knows the memory, so
+ * that no mapping is changed under it. Then KVM: memory slots before the interrupt controllers
+ * (vm.h), devices, and last the threads.
  */
 #include <stdio.h>
 #include <string.h>
@@ -68,15 +69,17 @@ static void on_vcpus_exit(struct loop_source *source, uint32_t events)
 
 static struct boot_virtio_device virtio_slot(unsigned int slot)
 {
-	return (struct boot_virtio_device){
+	return (struct boot_virtio_device) {
 		.base = LAYOUT_VIRTIO_MMIO + slot * LAYOUT_VIRTIO_MMIO_BYTES,
 		.cmdline_base = LAYOUT_VIRTIO_MMIO_CMDLINE + slot * LAYOUT_VIRTIO_MMIO_BYTES,
 		.irq = LAYOUT_IRQ_VIRTIO_FIRST + slot,
 	};
 }
 
-/* The root drive comes first, whatever its place in the configuration: the guest names it /dev/vda. */
-static const struct drive_config *assign_slots(struct machine *machine, const struct vm_config *config)
+/* The root drive comes first, whatever its place in the configuration: the guest names it /dev/vda.
+ */
+static const struct drive_config *assign_slots(struct machine *machine,
+					       const struct vm_config *config)
 {
 	const struct drive_config *root = NULL;
 	unsigned int next = 0;
@@ -94,8 +97,8 @@ static const struct drive_config *assign_slots(struct machine *machine, const st
 	return root;
 }
 
-static int load_kernel(struct machine *machine, const struct vm_config *config, struct boot_entry *entry,
-		       struct error *err)
+static int load_kernel(struct machine *machine, const struct vm_config *config,
+		       struct boot_entry *entry, struct error *err)
 {
 	const struct drive_config *root = assign_slots(machine, config);
 	struct boot_platform platform = {
@@ -114,7 +117,8 @@ static int load_kernel(struct machine *machine, const struct vm_config *config, 
 	for (unsigned int slot = 0; slot < platform.virtio_count; slot++)
 		platform.virtio[slot] = virtio_slot(slot);
 	if (root) {
-		snprintf(root_parameter, sizeof(root_parameter), "root=%s%s %s", root->partuuid ? "PARTUUID=" : "/dev/vda",
+		snprintf(root_parameter, sizeof(root_parameter), "root=%s%s %s",
+			 root->partuuid ? "PARTUUID=" : "/dev/vda",
 			 root->partuuid ? root->partuuid : "", root->is_read_only ? "ro" : "rw");
 		request.root_parameter = root_parameter;
 	}
@@ -125,7 +129,8 @@ static int open_disks(struct machine *machine, const struct vm_config *config, s
 {
 	for (unsigned int i = 0; i < config->drive_count; i++) {
 		struct machine_drive *drive = &machine->drives[i];
-		int result = disk_open(&drive->disk, &config->drives[i], VIRTIO_BLOCK_QUEUE_SIZE, NULL, err);
+		int result = disk_open(&drive->disk, &config->drives[i], VIRTIO_BLOCK_QUEUE_SIZE,
+				       NULL, err);
 
 		if (result < 0)
 			return result;
@@ -148,10 +153,13 @@ static int create_vm(struct machine *machine, const struct vm_config *config, st
 	int result = vm_open(&machine->vm, machine->request.log, err);
 
 	if (result == 0 && vcpus.count > vm_max_vcpus(&machine->vm))
-		result = error_set(err, EINVAL, "vcpu_count: this host gives a virtual machine at most %u vCPUs, not %u",
-				   vm_max_vcpus(&machine->vm), vcpus.count);
+		result = error_set(
+			err, EINVAL,
+			"vcpu_count: this host gives a virtual machine at most %u vCPUs, not %u",
+			vm_max_vcpus(&machine->vm), vcpus.count);
 	if (result == 0)
-		result = vm_set_memory(&machine->vm, &machine->memory, config->machine.track_dirty_pages, err);
+		result = vm_set_memory(&machine->vm, &machine->memory,
+				       config->machine.track_dirty_pages, err);
 	if (result == 0)
 		result = vm_create_irqchip(&machine->vm, err);
 	if (result == 0)
@@ -176,15 +184,16 @@ static int add_legacy_devices(struct machine *machine, struct error *err)
 	if (result == 0)
 		result = vm_add_irqfd(&machine->vm, LAYOUT_IRQ_I8042, machine->i8042.irq_fd, err);
 	if (result == 0 && machine->request.options->boot_timer) {
-		boot_timer_init(&machine->boot_timer, machine->request.log, machine->request.options->start_time_us);
+		boot_timer_init(&machine->boot_timer, machine->request.log,
+				machine->request.options->start_time_us);
 		result = bus_attach(&machine->mmio, &machine->boot_timer.device, err);
 	}
 	return result;
 }
 
 /* Connects a virtio device with the buses and with KVM. */
-static int wire_virtio(struct machine *machine, struct virtio_mmio *mmio, int interrupt_fd, unsigned int slot,
-		       struct error *err)
+static int wire_virtio(struct machine *machine, struct virtio_mmio *mmio, int interrupt_fd,
+		       unsigned int slot, struct error *err)
 {
 	int result = vm_add_irqfd(&machine->vm, virtio_slot(slot).irq, interrupt_fd, err);
 
@@ -193,7 +202,8 @@ static int wire_virtio(struct machine *machine, struct virtio_mmio *mmio, int in
 
 		result = bus_attach(&machine->mmio, window, err);
 		for (unsigned int q = 0; result == 0 && q < mmio->ops->queue_count; q++)
-			result = vm_add_ioeventfd(&machine->vm, window->base + VIRTIO_MMIO_NOTIFY_OFFSET, q,
+			result = vm_add_ioeventfd(&machine->vm,
+						  window->base + VIRTIO_MMIO_NOTIFY_OFFSET, q,
 						  virtio_mmio_notify_fd(mmio, q), err);
 	}
 	return result;
@@ -219,7 +229,8 @@ static int add_drive(struct machine *machine, unsigned int index, struct error *
 	if (result < 0)
 		return result;
 	drive->disk = NULL;
-	return wire_virtio(machine, virtio_block_transport(drive->block), drive->interrupt_fd, options.slot, err);
+	return wire_virtio(machine, virtio_block_transport(drive->block), drive->interrupt_fd,
+			   options.slot, err);
 }
 
 static int open_console(struct machine *machine, const struct vm_config *config, struct error *err)
@@ -243,7 +254,8 @@ static int build(struct machine *machine, struct error *err)
 {
 	const struct vm_config *config = machine->request.config;
 	struct boot_entry entry = { 0 };
-	int result = memory_create(&machine->memory, config->machine.mem_size_mib * MIB, config->machine.huge_pages, err);
+	int result = memory_create(&machine->memory, config->machine.mem_size_mib * MIB,
+				   config->machine.huge_pages, err);
 
 	if (result == 0)
 		result = load_kernel(machine, config, &entry, err);
@@ -258,8 +270,8 @@ static int build(struct machine *machine, struct error *err)
 	if (result == 0)
 		result = vcpus_set_entry(machine->vcpus, &entry, err);
 	if (result == 0)
-		result = loop_add(machine->request.loop, &machine->exit_source, vcpus_exit_fd(machine->vcpus), EPOLLIN,
-				  on_vcpus_exit, err);
+		result = loop_add(machine->request.loop, &machine->exit_source,
+				  vcpus_exit_fd(machine->vcpus), EPOLLIN, on_vcpus_exit, err);
 	if (result == 0)
 		result = open_console(machine, config, err);
 	if (result == 0)
@@ -275,7 +287,7 @@ int machine_create(struct machine **out, const struct machine_request *request, 
 	if (!machine)
 		return error_set(err, ENOMEM, "no memory for the machine");
 	machine->request = *request;
-	machine->vm = (struct vm){ .kvm_fd = -1, .fd = -1 };
+	machine->vm = (struct vm) { .kvm_fd = -1, .fd = -1 };
 	machine->exit_source.fd = -1;
 	machine->drive_count = request->config->drive_count;
 	for (unsigned int i = 0; i < CONFIG_MAX_DRIVES; i++)
@@ -297,7 +309,8 @@ static void destroy_drive(struct machine *machine, struct machine_drive *drive)
 	/* Unsafe leaves it to the host's page cache, as it does every flush of the guest. */
 	if (drive->block && disk_cache_type(virtio_block_disk(drive->block)) == CACHE_WRITEBACK &&
 	    virtio_block_flush(drive->block, &err) < 0)
-		log_error(machine->request.log, "drive %s: what the guest wrote last may be lost: %s", drive->id,
+		log_error(machine->request.log,
+			  "drive %s: what the guest wrote last may be lost: %s", drive->id,
 			  err.message);
 	virtio_block_destroy(drive->block);
 	disk_close(drive->disk);
@@ -335,12 +348,13 @@ int machine_send_ctrl_alt_del(struct machine *machine, struct error *err)
 	return i8042_send_ctrl_alt_del(&machine->i8042, err);
 }
 
-int machine_swap_drive(struct machine *machine, unsigned int drive_index, const struct drive_config *config,
-		       struct error *err)
+int machine_swap_drive(struct machine *machine, unsigned int drive_index,
+		       const struct drive_config *config, struct error *err)
 {
 	struct virtio_block *block = machine->drives[drive_index].block;
 	struct disk *disk;
-	int result = disk_open(&disk, config, VIRTIO_BLOCK_QUEUE_SIZE, virtio_block_disk(block), err);
+	int result =
+		disk_open(&disk, config, VIRTIO_BLOCK_QUEUE_SIZE, virtio_block_disk(block), err);
 
 	if (result < 0)
 		return result;
@@ -358,7 +372,8 @@ static void set_counter(json_t *object, const char *name, uint64_t value)
 static void collect_drive(struct machine_drive *drive, json_t *metrics)
 {
 	const struct virtio_block_metrics *block = virtio_block_metrics(drive->block);
-	const struct virtio_mmio_metrics *transport = &virtio_block_transport(drive->block)->metrics;
+	const struct virtio_mmio_metrics *transport =
+		&virtio_block_transport(drive->block)->metrics;
 	char name[CONFIG_MAX_ID_BYTES + 8];
 	json_t *object = json_object();
 

@@ -1,6 +1,6 @@
 /*
- * The machine: everything that exists only between start and end of a guest. vmm.c decides when it is made and what
- * may be asked of it; machine.c makes it, in the order that costs least.
+ * The machine: everything that exists only between start and end of a guest. vmm.c decides when it
+ * is made and what may be asked of it; machine.c makes it, in the order that costs least.
  */
 #ifndef MAYFLY_SRC_MACHINE_H
 #define MAYFLY_SRC_MACHINE_H
@@ -22,17 +22,20 @@ struct machine_request {
 	void *context;
 };
 
-/* Loads the kernel, makes the VM and its devices, and lets the guest run. After a failure nothing is left. */
-int machine_create(struct machine **machine, const struct machine_request *request, struct error *err);
+/* Loads the kernel, makes the VM and its devices, and lets the guest run. After a failure nothing
+ * is left. */
+int machine_create(struct machine **machine, const struct machine_request *request,
+		   struct error *err);
 
-/* Stops the vCPUs, finishes and flushes what the drives have, writes out what the serial port has. NULL is fine. */
+/* Stops the vCPUs, finishes and flushes what the drives have, writes out what the serial port has.
+ * NULL is fine. */
 void machine_destroy(struct machine *machine);
 
 void machine_pause(struct machine *machine);
 void machine_resume(struct machine *machine);
 int machine_send_ctrl_alt_del(struct machine *machine, struct error *err);
-int machine_swap_drive(struct machine *machine, unsigned int drive_index, const struct drive_config *config,
-		       struct error *err);
+int machine_swap_drive(struct machine *machine, unsigned int drive_index,
+		       const struct drive_config *config, struct error *err);
 
 /* The devices' counters, as members of `metrics`. */
 void machine_collect_metrics(struct machine *machine, json_t *metrics);

@@ -1,10 +1,11 @@
 /*
  * mayfly: the life of the process, from the command line to the exit code.
  *
- *   options -> log -> signals -> microVM (nothing of KVM yet) -> API socket -> configured start -> loop -> end
+ *   options -> log -> signals -> microVM (nothing of KVM yet) -> API socket -> configured start ->
+ * loop -> end
  *
- * The API socket is there before a configured guest starts, so that a socket that cannot be had stops everything
- * before a guest has touched its disks.
+ * The API socket is there before a configured guest starts, so that a socket that cannot be had
+ * stops everything before a guest has touched its disks.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -28,7 +29,8 @@ static int complain(const struct error *err, int exit_code)
 	return exit_code;
 }
 
-/* SIGTERM and the like: an orderly end, and the exit code that a shell gives to a program which died of it. */
+/* SIGTERM and the like: an orderly end, and the exit code that a shell gives to a program which
+ * died of it. */
 static void on_end_signal(int signal_number, void *context)
 {
 	struct process *process = context;
@@ -61,7 +63,8 @@ static int set_file(struct vmm *vmm, const char *path, struct error *err)
 	return result;
 }
 
-/* What the microVM starts with, when the command line says it: from the config file, or from `mayfly run`. */
+/* What the microVM starts with, when the command line says it: from the config file, or from
+ * `mayfly run`. */
 static int configured_start(struct process *process, struct options *options, struct error *err)
 {
 	int result;
@@ -94,9 +97,11 @@ static int set_up(struct process *process, struct options *options, struct error
 	if (result == 0)
 		result = loop_init(&process->loop, err);
 	if (result == 0)
-		result = signals_add_to_loop(&process->signals, &process->loop, on_end_signal, process, err);
+		result = signals_add_to_loop(&process->signals, &process->loop, on_end_signal,
+					     process, err);
 	if (result == 0)
-		result = vmm_create(&process->vmm, &process->loop, &process->log, &vmm_options, err);
+		result =
+			vmm_create(&process->vmm, &process->loop, &process->log, &vmm_options, err);
 	if (result == 0 && options->has_logger)
 		result = vmm_set_logger(process->vmm, &options->logger, err);
 	if (result == 0 && options->metrics_path)
@@ -134,8 +139,8 @@ static int run_loop(struct process *process, struct error *err)
 }
 
 /*
- * A parent may have closed the standard descriptors. What we open then must not take their numbers, or the log would
- * be written into it.
+ * A parent may have closed the standard descriptors. What we open then must not take their numbers,
+ * or the log would be written into it.
  */
 static bool claim_standard_descriptors(void)
 {

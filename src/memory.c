@@ -1,9 +1,9 @@
 /*
- * Guest memory: private anonymous pages of this process, one mapping for each region, over which files are mapped
- * copy-on-write. See include/mayfly/memory.h.
+ * Guest memory: private anonymous pages of this process, one mapping for each region, over which
+ * files are mapped copy-on-write. See include/mayfly/memory.h.
  *
- * Every mapping stands between two inaccessible guard ranges, so that an overrun of a span by the monitor itself
- * faults instead of reaching something else.
+ * Every mapping stands between two inaccessible guard ranges, so that an overrun of a span by the
+ * monitor itself faults instead of reaching something else.
  */
 #include <stdio.h>
 #include <string.h>
@@ -28,7 +28,8 @@ static uint8_t *reserve(uint64_t size_bytes)
 	uint8_t *start, *aligned;
 	size_t before, behind;
 
-	start = mmap(NULL, wanted + HUGE_PAGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	start = mmap(NULL, wanted + HUGE_PAGE_BYTES, PROT_NONE,
+		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (start == MAP_FAILED)
 		return NULL;
 	aligned = (uint8_t *)align_up((uintptr_t)start, HUGE_PAGE_BYTES);
@@ -41,8 +42,8 @@ static uint8_t *reserve(uint64_t size_bytes)
 	return aligned + GUARD_BYTES;
 }
 
-static int region_map(struct memory_region *region, uint64_t gpa, uint64_t size_bytes, enum huge_pages huge_pages,
-		      struct error *err)
+static int region_map(struct memory_region *region, uint64_t gpa, uint64_t size_bytes,
+		      enum huge_pages huge_pages, struct error *err)
 {
 	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
 	uint8_t *hva = reserve(size_bytes);
@@ -51,7 +52,7 @@ static int region_map(struct memory_region *region, uint64_t gpa, uint64_t size_
 	if (!hva)
 		return error_errno(err, "cannot reserve %llu MiB of address space for guest memory",
 				   (unsigned long long)(size_bytes / MIB));
-	*region = (struct memory_region){ .gpa = gpa, .size_bytes = size_bytes, .hva = hva };
+	*region = (struct memory_region) { .gpa = gpa, .size_bytes = size_bytes, .hva = hva };
 	if (huge_pages == HUGE_PAGES_2M) {
 		/* Reserved now: a guest that runs must not die of an empty pool later. */
 		flags = (flags & ~MAP_NORESERVE) | MAP_HUGETLB | (21 << MAP_HUGE_SHIFT);
@@ -62,12 +63,14 @@ static int region_map(struct memory_region *region, uint64_t gpa, uint64_t size_
 		region_unmap(region);
 		errno = code;
 		if (huge_pages == HUGE_PAGES_2M && code == ENOMEM)
-			return error_set(err, ENOMEM,
-					 "not enough free 2 MiB pages for %llu MiB of guest memory: set vm.nr_hugepages to at "
-					 "least %llu, or huge_pages to None",
-					 (unsigned long long)(size_bytes / MIB),
-					 (unsigned long long)(size_bytes / HUGE_PAGE_BYTES));
-		return error_errno(err, "cannot map %llu MiB of guest memory", (unsigned long long)(size_bytes / MIB));
+			return error_set(
+				err, ENOMEM,
+				"not enough free 2 MiB pages for %llu MiB of guest memory: set vm.nr_hugepages to at "
+				"least %llu, or huge_pages to None",
+				(unsigned long long)(size_bytes / MIB),
+				(unsigned long long)(size_bytes / HUGE_PAGE_BYTES));
+		return error_errno(err, "cannot map %llu MiB of guest memory",
+				   (unsigned long long)(size_bytes / MIB));
 	}
 	/* What a guest keeps in its memory has no business in a core file of the monitor. */
 	if (madvise(hva, size_bytes, MADV_DONTDUMP) < 0) {
@@ -76,15 +79,17 @@ static int region_map(struct memory_region *region, uint64_t gpa, uint64_t size_
 		return result;
 	}
 	/*
-	 * Both are advice: a kernel without transparent huge pages refuses it, and then the pages are small, which is
-	 * what None asks for and the most that Transparent can get.
+	 * Both are advice: a kernel without transparent huge pages refuses it, and then the pages
+	 * are small, which is what None asks for and the most that Transparent can get.
 	 */
 	if (huge_pages != HUGE_PAGES_2M)
-		(void)madvise(hva, size_bytes, huge_pages == HUGE_PAGES_NONE ? MADV_NOHUGEPAGE : MADV_HUGEPAGE);
+		(void)madvise(hva, size_bytes,
+			      huge_pages == HUGE_PAGES_NONE ? MADV_NOHUGEPAGE : MADV_HUGEPAGE);
 	return 0;
 }
 
-int memory_create(struct memory *memory, uint64_t size_bytes, enum huge_pages huge_pages, struct error *err)
+int memory_create(struct memory *memory, uint64_t size_bytes, enum huge_pages huge_pages,
+		  struct error *err)
 {
 	uint64_t unit = huge_pages == HUGE_PAGES_2M ? HUGE_PAGE_BYTES : PAGE_SIZE_BYTES;
 	uint64_t low = size_bytes < LAYOUT_MMIO_GAP_START ? size_bytes : LAYOUT_MMIO_GAP_START;
@@ -92,14 +97,17 @@ int memory_create(struct memory *memory, uint64_t size_bytes, enum huge_pages hu
 
 	memset(memory, 0, sizeof(*memory));
 	if (size_bytes == 0 || !is_aligned(size_bytes, unit) || size_bytes > (1ULL << 46))
-		return error_set(err, EINVAL, "guest memory of %llu bytes is not a multiple of the page size of %llu",
-				 (unsigned long long)size_bytes, (unsigned long long)unit);
+		return error_set(
+			err, EINVAL,
+			"guest memory of %llu bytes is not a multiple of the page size of %llu",
+			(unsigned long long)size_bytes, (unsigned long long)unit);
 	result = region_map(&memory->regions[0], 0, low, huge_pages, err);
 	if (result < 0)
 		return result;
 	memory->region_count = 1;
 	if (size_bytes > low) {
-		result = region_map(&memory->regions[1], LAYOUT_MMIO_GAP_END, size_bytes - low, huge_pages, err);
+		result = region_map(&memory->regions[1], LAYOUT_MMIO_GAP_END, size_bytes - low,
+				    huge_pages, err);
 		if (result < 0) {
 			memory_destroy(memory);
 			return result;
@@ -125,15 +133,16 @@ void *memory_span(const struct memory *memory, uint64_t gpa, uint64_t length)
 	for (unsigned int i = 0; i < memory->region_count; i++) {
 		const struct memory_region *region = &memory->regions[i];
 
-		if (gpa >= region->gpa && range_within(gpa - region->gpa, length, region->size_bytes))
+		if (gpa >= region->gpa &&
+		    range_within(gpa - region->gpa, length, region->size_bytes))
 			return region->hva + (gpa - region->gpa);
 	}
 	return NULL;
 }
 
 /*
- * The compiler must neither read guest memory a second time after these copies nor merge them with later ones: what
- * was checked is what is used.
+ * The compiler must neither read guest memory a second time after these copies nor merge them with
+ * later ones: what was checked is what is used.
  */
 static void copy_once(void *destination, const void *source, size_t length)
 {
@@ -161,8 +170,8 @@ bool memory_write(const struct memory *memory, uint64_t gpa, const void *source,
 	return true;
 }
 
-static int read_fully(int fd, uint64_t offset, uint8_t *destination, uint64_t length, const char *what,
-		      struct error *err)
+static int read_fully(int fd, uint64_t offset, uint8_t *destination, uint64_t length,
+		      const char *what, struct error *err)
 {
 	while (length > 0) {
 		ssize_t got = pread(fd, destination, length, (off_t)offset);
@@ -181,41 +190,46 @@ static int read_fully(int fd, uint64_t offset, uint8_t *destination, uint64_t le
 }
 
 /* The whole pages of the range, when they can be mapped; 0 when everything has to be read. */
-static uint64_t mappable_bytes(const struct memory *memory, uint64_t gpa, uint64_t offset, uint64_t length)
+static uint64_t mappable_bytes(const struct memory *memory, uint64_t gpa, uint64_t offset,
+			       uint64_t length)
 {
 	if (memory->huge_pages == HUGE_PAGES_2M || !is_aligned(gpa | offset, PAGE_SIZE_BYTES))
 		return 0;
 	return length & ~(PAGE_SIZE_BYTES - 1);
 }
 
-int memory_load_file(struct memory *memory, uint64_t gpa, int fd, uint64_t offset, uint64_t length, const char *what,
-		     struct error *err)
+int memory_load_file(struct memory *memory, uint64_t gpa, int fd, uint64_t offset, uint64_t length,
+		     const char *what, struct error *err)
 {
 	uint8_t *hva = memory_span(memory, gpa, length);
 	struct stat status;
 	uint64_t mapped;
 
 	if (!hva)
-		return error_set(err, EINVAL, "%s does not fit into guest memory: %llu bytes at 0x%llx of %llu MiB", what,
-				 (unsigned long long)length, (unsigned long long)gpa,
-				 (unsigned long long)(memory->size_bytes / MIB));
+		return error_set(
+			err, EINVAL,
+			"%s does not fit into guest memory: %llu bytes at 0x%llx of %llu MiB", what,
+			(unsigned long long)length, (unsigned long long)gpa,
+			(unsigned long long)(memory->size_bytes / MIB));
 	if (fstat(fd, &status) < 0)
 		return error_errno(err, "cannot examine %s", what);
 	/* A page mapped beyond the end of its file would raise SIGBUS when the guest touches it. */
 	if (!S_ISREG(status.st_mode) || !range_within(offset, length, (uint64_t)status.st_size))
 		return error_set(err, EINVAL, "%s is shorter than its headers say", what);
 	mapped = mappable_bytes(memory, gpa, offset, length);
-	if (mapped && mmap(hva, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd,
-			   (off_t)offset) == MAP_FAILED) {
+	if (mapped &&
+	    mmap(hva, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd,
+		 (off_t)offset) == MAP_FAILED) {
 		/*
-		 * A file system that cannot map (ENODEV) leaves the old pages in place, any other failure may not:
-		 * only the first can go on by reading.
+		 * A file system that cannot map (ENODEV) leaves the old pages in place, any other
+		 * failure may not: only the first can go on by reading.
 		 */
 		if (errno != ENODEV)
 			return error_errno(err, "cannot map %s", what);
 		mapped = 0;
 	}
-	/* A mapping laid over guest memory has none of its advice: this, too, becomes the guest's. */
+	/* A mapping laid over guest memory has none of its advice: this, too, becomes the guest's.
+	 */
 	if (mapped && madvise(hva, mapped, MADV_DONTDUMP) < 0)
 		return error_errno(err, "cannot keep %s out of core files", what);
 	return read_fully(fd, offset + mapped, hva + mapped, length - mapped, what, err);

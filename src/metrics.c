@@ -9,7 +9,7 @@
 
 void metrics_init(struct metrics *metrics)
 {
-	*metrics = (struct metrics){ .fd = -1, .timer_fd = -1, .timer = { .fd = -1 } };
+	*metrics = (struct metrics) { .fd = -1, .timer_fd = -1, .timer = { .fd = -1 } };
 }
 
 void metrics_close(struct metrics *metrics, struct loop *loop)
@@ -21,7 +21,8 @@ void metrics_close(struct metrics *metrics, struct loop *loop)
 
 int metrics_open(struct metrics *metrics, const char *path, struct error *err)
 {
-	/* Read and write, so that a FIFO opens before its reader comes, as clients of this API are used to. */
+	/* Read and write, so that a FIFO opens before its reader comes, as clients of this API are
+	 * used to. */
 	int flags = O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
 	cleanup_fd int fd = open(path, flags, 0600);
 
@@ -45,7 +46,8 @@ static void on_timer(struct loop_source *source, uint32_t events)
 		log_error(vmm_log(metrics->vmm), "metrics: %s", err.message);
 }
 
-int metrics_start_timer(struct metrics *metrics, struct loop *loop, struct vmm *vmm, struct error *err)
+int metrics_start_timer(struct metrics *metrics, struct loop *loop, struct vmm *vmm,
+			struct error *err)
 {
 	struct itimerspec period = {
 		.it_interval.tv_sec = METRICS_PERIOD_S,
@@ -65,10 +67,10 @@ json_t *metrics_collect(const struct metrics *metrics, struct log *log)
 
 	clock_gettime(CLOCK_REALTIME, &now);
 	return json_pack("{s:I, s:{s:I}, s:{s:I, s:I}}", "utc_timestamp_ms",
-			 (json_int_t)now.tv_sec * 1000 + now.tv_nsec / 1000000, "metrics", "lost_lines",
-			 (json_int_t)metrics->lost_lines, "logger", "missed_log_count",
-			 (json_int_t)atomic_load(&log->lost_lines), "error_log_count",
-			 (json_int_t)atomic_load(&log->error_lines));
+			 (json_int_t)now.tv_sec * 1000 + now.tv_nsec / 1000000, "metrics",
+			 "lost_lines", (json_int_t)metrics->lost_lines, "logger",
+			 "missed_log_count", (json_int_t)atomic_load(&log->lost_lines),
+			 "error_log_count", (json_int_t)atomic_load(&log->error_lines));
 }
 
 int metrics_write(struct metrics *metrics, const json_t *values, struct error *err)

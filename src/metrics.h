@@ -1,6 +1,7 @@
 /*
- * Metrics: the counters of a microVM as one JSON object a line, to the file or FIFO that `/metrics` names: at the
- * start, every 60 seconds, when a client asks (FlushMetrics) and at the end. Main thread.
+ * Metrics: the counters of a microVM as one JSON object a line, to the file or FIFO that `/metrics`
+ * names: at the start, every 60 seconds, when a client asks (FlushMetrics) and at the end. Main
+ * thread.
  */
 #ifndef MAYFLY_SRC_METRICS_H
 #define MAYFLY_SRC_METRICS_H
@@ -23,9 +24,11 @@ struct metrics {
 void metrics_init(struct metrics *metrics);
 void metrics_close(struct metrics *metrics, struct loop *loop);
 
-/* Appends to `path` from now on: a file, made with mode 0600 when missing, or a FIFO with a reader. */
+/* Appends to `path` from now on: a file, made with mode 0600 when missing, or a FIFO with a reader.
+ */
 int metrics_open(struct metrics *metrics, const char *path, struct error *err);
-int metrics_start_timer(struct metrics *metrics, struct loop *loop, struct vmm *vmm, struct error *err);
+int metrics_start_timer(struct metrics *metrics, struct loop *loop, struct vmm *vmm,
+			struct error *err);
 
 /* What is not a device's: time, log, lost lines. Owned by the caller; NULL when out of memory. */
 json_t *metrics_collect(const struct metrics *metrics, struct log *log);

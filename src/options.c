@@ -48,7 +48,8 @@ void options_print_help(void)
 	      "  mayfly [options]                 wait for clients of the REST API, or start a config file\n"
 	      "\n"
 	      "The API:\n"
-	      "  --api-sock PATH      listen on this Unix socket (default " OPTIONS_DEFAULT_SOCKET ")\n"
+	      "  --api-sock PATH      listen on this Unix socket (default " OPTIONS_DEFAULT_SOCKET
+	      ")\n"
 	      "  --no-api             no socket; needs --config-file\n"
 	      "  --http-api-max-payload-size N\n"
 	      "                       largest request body in bytes (default 51200)\n"
@@ -78,42 +79,48 @@ void options_print_help(void)
 	      stdout);
 }
 
-int options_number(const char *name, const char *text, uint64_t least, uint64_t most, uint64_t *value,
-		   struct error *err)
+int options_number(const char *name, const char *text, uint64_t least, uint64_t most,
+		   uint64_t *value, struct error *err)
 {
 	unsigned long long number;
 	char *end;
 
 	errno = 0;
 	number = strtoull(text, &end, 10);
-	if (errno || end == text || *end || *text == '-' || *text == '+' || number < least || number > most)
-		return error_set(err, EINVAL, "%s takes a whole number from %llu to %llu, not '%s'.", name,
+	if (errno || end == text || *end || *text == '-' || *text == '+' || number < least ||
+	    number > most)
+		return error_set(err, EINVAL,
+				 "%s takes a whole number from %llu to %llu, not '%s'.", name,
 				 (unsigned long long)least, (unsigned long long)most, text);
 	*value = number;
 	return 0;
 }
 
 /* getopt_long says nothing by itself: here is what to type instead. */
-int options_refuse(int code, char **argv, const struct option *known, const char *help, struct error *err)
+int options_refuse(int code, char **argv, const struct option *known, const char *help,
+		   struct error *err)
 {
 	/* With a long option, optind already points behind it. With letters it may not: "-xh". */
 	const char *word = argv[optind - 1];
 	bool is_letter = code == '?' && optopt > 0 && optopt < OPTIONS_ID;
 
 	if (code == ':')
-		return error_set(err, EINVAL, "%s needs a value behind it. %s lists all options.", word, help);
+		return error_set(err, EINVAL, "%s needs a value behind it. %s lists all options.",
+				 word, help);
 	for (const struct option *option = known; option->name; option++) {
 		/* A long option with a value that it does not take leaves its own code. */
 		is_letter = is_letter && option->val != optopt;
 	}
 	if (is_letter)
-		return error_set(err, EINVAL, "There is no option -%c. %s lists all options.", optopt, help);
+		return error_set(err, EINVAL, "There is no option -%c. %s lists all options.",
+				 optopt, help);
 	for (const struct option *option = known; option->name; option++) {
 		size_t length = strlen(option->name);
 
 		if (strncmp(word, "--", 2) == 0 && strncmp(word + 2, option->name, length) == 0 &&
 		    word[2 + length] == '=' && option->has_arg == no_argument)
-			return error_set(err, EINVAL, "--%s takes no value: type it alone.", option->name);
+			return error_set(err, EINVAL, "--%s takes no value: type it alone.",
+					 option->name);
 	}
 	return error_set(err, EINVAL, "There is no option %s. %s lists all options.", word, help);
 }
@@ -165,7 +172,8 @@ static int parse_monitor(struct options *options, int argc, char **argv, struct 
 	options->api_socket = OPTIONS_DEFAULT_SOCKET;
 	optind = 1;
 	opterr = 0;
-	while (result == 0 && (code = getopt_long(argc, argv, "+:hV", long_options, &index)) != -1) {
+	while (result == 0 &&
+	       (code = getopt_long(argc, argv, "+:hV", long_options, &index)) != -1) {
 		if (options_take_common(options, code, optarg))
 			continue;
 		switch (code) {
@@ -195,8 +203,8 @@ static int parse_monitor(struct options *options, int argc, char **argv, struct 
 						&options->max_payload_bytes, err);
 			break;
 		case OPT_START_TIME_US:
-			result = options_number("--start-time-us", optarg, 0, UINT64_MAX / 1000, &options->start_time_us,
-						err);
+			result = options_number("--start-time-us", optarg, 0, UINT64_MAX / 1000,
+						&options->start_time_us, err);
 			break;
 		case OPT_IGNORED_NUMBER:
 			snprintf(name, sizeof(name), "--%s", long_options[index].name);
@@ -205,8 +213,10 @@ static int parse_monitor(struct options *options, int argc, char **argv, struct 
 		case OPT_NO_SECCOMP:
 			break;
 		case OPT_NOT_YET:
-			return error_set(err, EINVAL, "--%s is not supported by this version of Mayfly: leave it out.",
-					 long_options[index].name);
+			return error_set(
+				err, EINVAL,
+				"--%s is not supported by this version of Mayfly: leave it out.",
+				long_options[index].name);
 		default:
 			return options_refuse(code, argv, long_options, "mayfly --help", err);
 		}
@@ -214,10 +224,14 @@ static int parse_monitor(struct options *options, int argc, char **argv, struct 
 	if (result < 0)
 		return result;
 	if (optind < argc)
-		return error_set(err, EINVAL, "'%s' is not an option. To boot a kernel on this terminal type: mayfly run --kernel %s",
-				 argv[optind], argv[optind]);
+		return error_set(
+			err, EINVAL,
+			"'%s' is not an option. To boot a kernel on this terminal type: mayfly run --kernel %s",
+			argv[optind], argv[optind]);
 	if (no_api && !options->config_file)
-		return error_set(err, EINVAL, "--no-api needs a microVM to start: add --config-file PATH, or leave --no-api out.");
+		return error_set(
+			err, EINVAL,
+			"--no-api needs a microVM to start: add --config-file PATH, or leave --no-api out.");
 	if (no_api)
 		options->api_socket = NULL;
 	return options_check_common(options, err);
@@ -225,7 +239,8 @@ static int parse_monitor(struct options *options, int argc, char **argv, struct 
 
 int options_parse(struct options *options, int argc, char **argv, struct error *err)
 {
-	*options = (struct options){ .command = OPTIONS_MONITOR, .max_payload_bytes = OPTIONS_DEFAULT_PAYLOAD };
+	*options = (struct options) { .command = OPTIONS_MONITOR,
+				      .max_payload_bytes = OPTIONS_DEFAULT_PAYLOAD };
 	if (argc > 1 && strcmp(argv[1], "run") == 0) {
 		options->command = OPTIONS_RUN;
 		return options_parse_run(options, argc - 1, argv + 1, err);

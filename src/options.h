@@ -12,11 +12,18 @@
 #define OPTIONS_DEFAULT_SOCKET	"/run/mayfly.socket"
 #define OPTIONS_DEFAULT_PAYLOAD 51200
 
-enum options_command { OPTIONS_MONITOR, OPTIONS_RUN, OPTIONS_HELP, OPTIONS_RUN_HELP, OPTIONS_VERSION };
+enum options_command {
+	OPTIONS_MONITOR,
+	OPTIONS_RUN,
+	OPTIONS_HELP,
+	OPTIONS_RUN_HELP,
+	OPTIONS_VERSION
+};
 
 struct options {
 	enum options_command command;
-	const char *api_socket; /* NULL: no API. Points into argv, as all strings but config's do. */
+	const char
+		*api_socket; /* NULL: no API. Points into argv, as all strings but config's do. */
 	const char *id;
 	const char *config_file;
 	struct logger_config logger; /* strings point into argv: never cleared */

@@ -17,15 +17,17 @@ enum {
 	OPTIONS_FIRST_PRIVATE,
 };
 
-#define OPTIONS_COMMON                                                                             \
-	{ "id", required_argument, NULL, OPTIONS_ID },                                             \
-	{ "log-path", required_argument, NULL, OPTIONS_LOG_PATH },                                 \
-	{ "level", required_argument, NULL, OPTIONS_LEVEL },                                       \
-	{ "module", required_argument, NULL, OPTIONS_MODULE },                                     \
-	{ "show-level", no_argument, NULL, OPTIONS_SHOW_LEVEL },                                   \
-	{ "show-log-origin", no_argument, NULL, OPTIONS_SHOW_ORIGIN },                             \
-	{ "help", no_argument, NULL, 'h' },                                                        \
-	{ "version", no_argument, NULL, 'V' }
+#define OPTIONS_COMMON                                                         \
+	{ "id", required_argument, NULL, OPTIONS_ID },                         \
+		{ "log-path", required_argument, NULL, OPTIONS_LOG_PATH },     \
+		{ "level", required_argument, NULL, OPTIONS_LEVEL },           \
+		{ "module", required_argument, NULL, OPTIONS_MODULE },         \
+		{ "show-level", no_argument, NULL, OPTIONS_SHOW_LEVEL },       \
+		{ "show-log-origin", no_argument, NULL, OPTIONS_SHOW_ORIGIN }, \
+		{ "help", no_argument, NULL, 'h' },                            \
+	{                                                                      \
+		"version", no_argument, NULL, 'V'                              \
+	}
 
 /* True when `code` was one of OPTIONS_COMMON (but help and version) and is stored. */
 bool options_take_common(struct options *options, int code, const char *argument);
@@ -33,11 +35,13 @@ bool options_take_common(struct options *options, int code, const char *argument
 /* What can be wrong in the values of OPTIONS_COMMON without looking at any file. */
 int options_check_common(const struct options *options, struct error *err);
 
-int options_number(const char *name, const char *text, uint64_t least, uint64_t most, uint64_t *value,
-		   struct error *err);
+int options_number(const char *name, const char *text, uint64_t least, uint64_t most,
+		   uint64_t *value, struct error *err);
 
-/* What getopt_long's '?' or ':' means, as a sentence. `help` is the command that lists the options. */
-int options_refuse(int code, char **argv, const struct option *known, const char *help, struct error *err);
+/* What getopt_long's '?' or ':' means, as a sentence. `help` is the command that lists the options.
+ */
+int options_refuse(int code, char **argv, const struct option *known, const char *help,
+		   struct error *err);
 
 int options_parse_run(struct options *options, int argc, char **argv, struct error *err);
 

@@ -1,6 +1,6 @@
 /*
- * `mayfly run`: a guest on this terminal. The words become the same struct vm_config that the API and the config
- * file fill; what they mean is checked by the same code.
+ * `mayfly run`: a guest on this terminal. The words become the same struct vm_config that the API
+ * and the config file fill; what they mean is checked by the same code.
  */
 #include <stdio.h>
 #include <string.h>
@@ -67,13 +67,16 @@ static int parse_size(const char *text, uint64_t *mib, struct error *err)
 	else
 		end = NULL;
 	if (!end || errno || *text < '0' || *text > '9' || number > UINT32_MAX)
-		return error_set(err, EINVAL, "--mem takes a size such as 256M or 2G, not '%s'.", text);
+		return error_set(err, EINVAL, "--mem takes a size such as 256M or 2G, not '%s'.",
+				 text);
 	if (*mib < CONFIG_MIN_MEMORY_MIB)
-		return error_set(err, EINVAL, "--mem takes at least %dM, not '%s'.", CONFIG_MIN_MEMORY_MIB, text);
+		return error_set(err, EINVAL, "--mem takes at least %dM, not '%s'.",
+				 CONFIG_MIN_MEMORY_MIB, text);
 	return 0;
 }
 
-/* FILE[,ro][,root][,async]. A file whose name ends in one of these words behind a comma can be given as ./link. */
+/* FILE[,ro][,root][,async]. A file whose name ends in one of these words behind a comma can be
+ * given as ./link. */
 static int parse_drive(struct vm_config *config, const char *text, struct error *err)
 {
 	struct drive_config *drive = &config->drives[config->drive_count];
@@ -97,7 +100,9 @@ static int parse_drive(struct vm_config *config, const char *text, struct error 
 		*comma = '\0';
 	}
 	if (!*path)
-		return error_set(err, EINVAL, "--drive needs a file: --drive FILE[,ro][,root][,async], not '%s'.", text);
+		return error_set(
+			err, EINVAL,
+			"--drive needs a file: --drive FILE[,ro][,root][,async], not '%s'.", text);
 	/* People who run a guest by hand expect that what it synced is on the disk. */
 	drive->cache_type = CACHE_WRITEBACK;
 	if (asprintf(&drive->drive_id, "drive%u", config->drive_count) < 0) {
@@ -132,10 +137,12 @@ static int join_boot_args(struct vm_config *config, int count, char **words, str
 
 static char **path_slot(struct vm_config *config, int code)
 {
-	return code == OPT_KERNEL ? &config->boot_source.kernel_image_path : &config->boot_source.initrd_path;
+	return code == OPT_KERNEL ? &config->boot_source.kernel_image_path
+				  : &config->boot_source.initrd_path;
 }
 
-static int take_path(struct vm_config *config, int code, const char *name, const char *path, struct error *err)
+static int take_path(struct vm_config *config, int code, const char *name, const char *path,
+		     struct error *err)
 {
 	char **slot = path_slot(config, code);
 
@@ -153,7 +160,9 @@ static int finish(struct options *options, struct error *err)
 	bool has_root = false;
 
 	if (!config->boot_source.kernel_image_path)
-		return error_set(err, EINVAL, "A guest needs a kernel: mayfly run --kernel FILE ... (mayfly run --help)");
+		return error_set(
+			err, EINVAL,
+			"A guest needs a kernel: mayfly run --kernel FILE ... (mayfly run --help)");
 	config->has_boot_source = true;
 	/* A root that the user names wins over the one that we would take. */
 	has_root = strstr(config->boot_source.boot_args, " root=");
@@ -192,7 +201,8 @@ int options_parse_run(struct options *options, int argc, char **argv, struct err
 			result = parse_drive(config, optarg, err);
 			break;
 		case OPT_CPUS:
-			result = options_number("--cpus", optarg, 1, LAYOUT_MAX_VCPUS, &config->machine.vcpu_count, err);
+			result = options_number("--cpus", optarg, 1, LAYOUT_MAX_VCPUS,
+						&config->machine.vcpu_count, err);
 			break;
 		case OPT_MEM:
 			result = parse_size(optarg, &config->machine.mem_size_mib, err);
@@ -207,8 +217,10 @@ int options_parse_run(struct options *options, int argc, char **argv, struct err
 	if (result < 0)
 		return result;
 	if (optind < argc && strcmp(argv[optind - 1], "--") != 0)
-		return error_set(err, EINVAL, "'%s' is not an option; kernel parameters go behind two hyphens: mayfly run ... -- %s",
-				 argv[optind], argv[optind]);
+		return error_set(
+			err, EINVAL,
+			"'%s' is not an option; kernel parameters go behind two hyphens: mayfly run ... -- %s",
+			argv[optind], argv[optind]);
 	result = options_check_common(options, err);
 	if (result == 0)
 		result = join_boot_args(config, argc - optind, argv + optind, err);

@@ -1,10 +1,11 @@
 /*
  * vCPU threads: see include/mayfly/vcpu.h.
  *
- * Pausing. The main thread sets immediate_exit in each vCPU's run area and sends its thread a signal, so that KVM_RUN
- * returns with EINTR whether the thread was in the guest, about to enter it, or still serving an exit; KVM first
- * completes the access of that exit. Only there does a thread look at what is wanted of it: the way of an ordinary
- * exit costs nothing for being pausable.
+ * Pausing. The main thread sets immediate_exit in each vCPU's run area and sends its thread a
+ * signal, so that KVM_RUN returns with EINTR whether the thread was in the guest, about to enter
+ * it, or still serving an exit; KVM first completes the access of that exit. Only there does a
+ * thread look at what is wanted of it: the way of an ordinary exit costs nothing for being
+ * pausable.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -19,7 +20,8 @@
 #include "vcpu_private.h"
 
 #define KICK_SIGNAL (SIGRTMIN)
-/* A thread formats log lines at the deepest; 8 MiB of address space each would only look like a large program. */
+/* A thread formats log lines at the deepest; 8 MiB of address space each would only look like a
+ * large program. */
 #define STACK_BYTES (128 * KIB)
 
 static void ignore_kick(int signal)
@@ -43,7 +45,8 @@ static void end_group(struct vcpus *vcpus, enum vcpus_exit reason)
 	if (!atomic_compare_exchange_strong(&vcpus->exit_reason, &running, (int)reason))
 		return;
 	if (write(vcpus->exit_fd, &one, sizeof(one)) < 0)
-		log_error(vcpus->log, "the end of the machine cannot be signalled: error %d", errno);
+		log_error(vcpus->log, "the end of the machine cannot be signalled: error %d",
+			  errno);
 	/* A main thread that waits for all to park need not wait for a thread that has ended. */
 	pthread_mutex_lock(&vcpus->lock);
 	pthread_cond_broadcast(&vcpus->changed);
@@ -116,24 +119,29 @@ static void serve_exit(struct vcpu *vcpu)
 		fail(vcpu, VCPUS_SHUTDOWN);
 		break;
 	case KVM_EXIT_SYSTEM_EVENT:
-		log_info(group->log, "vCPU %u: system event %u ends the machine", vcpu->index, run->system_event.type);
+		log_info(group->log, "vCPU %u: system event %u ends the machine", vcpu->index,
+			 run->system_event.type);
 		end_group(group, VCPUS_RESET);
 		break;
 	case KVM_EXIT_INTERNAL_ERROR:
-		log_error(group->log, "vCPU %u: KVM internal error, suberror %u", vcpu->index, run->internal.suberror);
-		for (uint32_t i = 0; i < run->internal.ndata && i < ARRAY_SIZE(run->internal.data); i++)
-			log_error(group->log, "vCPU %u: internal error data %u: 0x%llx", vcpu->index, i,
-				  run->internal.data[i]);
+		log_error(group->log, "vCPU %u: KVM internal error, suberror %u", vcpu->index,
+			  run->internal.suberror);
+		for (uint32_t i = 0; i < run->internal.ndata && i < ARRAY_SIZE(run->internal.data);
+		     i++)
+			log_error(group->log, "vCPU %u: internal error data %u: 0x%llx",
+				  vcpu->index, i, run->internal.data[i]);
 		fail(vcpu, VCPUS_FAILED);
 		break;
 	case KVM_EXIT_FAIL_ENTRY:
-		log_error(group->log, "vCPU %u: the processor refuses to enter the guest, hardware reason 0x%llx",
-			  vcpu->index, run->fail_entry.hardware_entry_failure_reason);
+		log_error(
+			group->log,
+			"vCPU %u: the processor refuses to enter the guest, hardware reason 0x%llx",
+			vcpu->index, run->fail_entry.hardware_entry_failure_reason);
 		fail(vcpu, VCPUS_FAILED);
 		break;
 	default:
-		log_error(group->log, "vCPU %u: KVM returned with the unexpected exit reason %u", vcpu->index,
-			  run->exit_reason);
+		log_error(group->log, "vCPU %u: KVM returned with the unexpected exit reason %u",
+			  vcpu->index, run->exit_reason);
 		fail(vcpu, VCPUS_FAILED);
 	}
 }
@@ -174,12 +182,15 @@ static void *vcpu_thread(void *argument)
 
 	snprintf(name, sizeof(name), "vcpu%u", vcpu->index);
 	prctl(PR_SET_NAME, name);
-	/* Without it an overflow of this small stack ends the process unreported, the terminal raw. */
+	/* Without it an overflow of this small stack ends the process unreported, the terminal raw.
+	 */
 	if (signals_enter_thread(&err) < 0)
 		log_warn(group->log, "vCPU %u: %s", vcpu->index, err.message);
 	if (vcpu->index == 0 && group->start_time_us)
-		log_info(group->log, "the guest's first instruction comes %llu us after the start was asked for",
-			 (unsigned long long)(monotonic_us() - group->start_time_us));
+		log_info(
+			group->log,
+			"the guest's first instruction comes %llu us after the start was asked for",
+			(unsigned long long)(monotonic_us() - group->start_time_us));
 	while (!group_ended(group)) {
 		if (ioctl(vcpu->fd, KVM_RUN, 0) == 0) {
 			serve_exit(vcpu);
@@ -193,10 +204,14 @@ static void *vcpu_thread(void *argument)
 		if (errno == EAGAIN)
 			continue;
 		if (errno == EFAULT)
-			log_error(group->log, "vCPU %u: guest memory cannot be reached; was the kernel or initrd file cut, "
-				  "or is the host out of memory?", vcpu->index);
+			log_error(
+				group->log,
+				"vCPU %u: guest memory cannot be reached; was the kernel or initrd file cut, "
+				"or is the host out of memory?",
+				vcpu->index);
 		else
-			log_error(group->log, "vCPU %u: KVM_RUN failed: error %d", vcpu->index, errno);
+			log_error(group->log, "vCPU %u: KVM_RUN failed: error %d", vcpu->index,
+				  errno);
 		fail(vcpu, VCPUS_FAILED);
 	}
 	signals_leave_thread();
@@ -223,7 +238,7 @@ int vcpus_create(struct vcpus **out, const struct vcpus_config *config, struct e
 	pthread_mutex_init(&group->lock, NULL);
 	pthread_cond_init(&group->changed, NULL);
 	for (unsigned int i = 0; i < LAYOUT_MAX_VCPUS; i++)
-		group->vcpus[i] = (struct vcpu){ .index = i, .fd = -1, .group = group };
+		group->vcpus[i] = (struct vcpu) { .index = i, .fd = -1, .group = group };
 	group->exit_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (group->exit_fd < 0) {
 		result = error_errno(err, "cannot make the vCPUs' eventfd");
@@ -232,7 +247,8 @@ int vcpus_create(struct vcpus **out, const struct vcpus_config *config, struct e
 	result = cpuid_get_supported(config->vm->kvm_fd, cpuid, err);
 	if (result < 0)
 		goto failed;
-	topology.tsc_deadline_timer = ioctl(config->vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0;
+	topology.tsc_deadline_timer =
+		ioctl(config->vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0;
 	cpuid_set_machine(cpuid, &topology);
 	for (unsigned int i = 0; i < group->count; i++) {
 		result = vcpu_setup(&group->vcpus[i], cpuid, err);
@@ -300,7 +316,8 @@ static void kick_all(struct vcpus *vcpus)
 		if (!vcpu->thread_started)
 			continue;
 		vcpu->run->immediate_exit = 1;
-		/* The flag before the signal: a thread that takes the signal outside KVM_RUN must find it set. */
+		/* The flag before the signal: a thread that takes the signal outside KVM_RUN must
+		 * find it set. */
 		atomic_thread_fence(memory_order_seq_cst);
 		pthread_kill(vcpu->thread, KICK_SIGNAL);
 	}
@@ -318,8 +335,8 @@ void vcpus_pause(struct vcpus *vcpus)
 		pthread_cond_wait(&vcpus->changed, &vcpus->lock);
 	pthread_mutex_unlock(&vcpus->lock);
 	/*
-	 * Tells a guest with kvm-clock that it was stopped, so that its watchdogs do not take the pause for a lockup.
-	 * EINVAL: this guest does not use the clock.
+	 * Tells a guest with kvm-clock that it was stopped, so that its watchdogs do not take the
+	 * pause for a lockup. EINVAL: this guest does not use the clock.
 	 */
 	for (unsigned int i = 0; i < vcpus->count; i++)
 		(void)ioctl(vcpus->vcpus[i].fd, KVM_KVMCLOCK_CTRL, 0);

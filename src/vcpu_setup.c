@@ -1,9 +1,10 @@
 /*
  * The state a vCPU starts in.
  *
- * Sources: Linux Documentation/arch/x86/boot.rst, "64-bit Boot Protocol" (paging on, flat segments with __BOOT_CS 0x10
- * and __BOOT_DS 0x18, RSI at the zero page, interrupts off); the PVH start of day (32-bit protected mode, paging off,
- * flat segments, EBX at the start info); Intel SDM volume 3, 10.5.1 (LVT), 11.11.2.1 (MTRRdefType).
+ * Sources: Linux Documentation/arch/x86/boot.rst, "64-bit Boot Protocol" (paging on, flat segments
+ * with __BOOT_CS 0x10 and __BOOT_DS 0x18, RSI at the zero page, interrupts off); the PVH start of
+ * day (32-bit protected mode, paging off, flat segments, EBX at the start info); Intel SDM volume
+ * 3, 10.5.1 (LVT), 11.11.2.1 (MTRRdefType).
  */
 #include <string.h>
 #include <sys/ioctl.h>
@@ -11,23 +12,23 @@
 
 #include "vcpu_private.h"
 
-#define CR0_PE (1ull << 0)
-#define CR0_ET (1ull << 4)
-#define CR0_PG (1ull << 31)
-#define CR4_PAE (1ull << 5)
-#define EFER_LME (1ull << 8)
-#define EFER_LMA (1ull << 10)
+#define CR0_PE		(1ull << 0)
+#define CR0_ET		(1ull << 4)
+#define CR0_PG		(1ull << 31)
+#define CR4_PAE		(1ull << 5)
+#define EFER_LME	(1ull << 8)
+#define EFER_LMA	(1ull << 10)
 #define RFLAGS_RESERVED (1ull << 1)
 
-#define MSR_IA32_MISC_ENABLE	      0x1a0
+#define MSR_IA32_MISC_ENABLE		 0x1a0
 #define MSR_IA32_MISC_ENABLE_FAST_STRING 1
-#define MSR_MTRR_DEF_TYPE	      0x2ff
-#define MTRR_ENABLE		      (1u << 11)
-#define MTRR_WRITE_BACK		      6
+#define MSR_MTRR_DEF_TYPE		 0x2ff
+#define MTRR_ENABLE			 (1u << 11)
+#define MTRR_WRITE_BACK			 6
 
-#define APIC_LVT_LINT0	   0x350
-#define APIC_LVT_LINT1	   0x360
-#define APIC_DELIVERY_NMI  (4u << 8)
+#define APIC_LVT_LINT0	     0x350
+#define APIC_LVT_LINT1	     0x360
+#define APIC_DELIVERY_NMI    (4u << 8)
 #define APIC_DELIVERY_EXTINT (7u << 8)
 
 /* Selectors within the GDT that the boot code wrote. */
@@ -37,8 +38,8 @@
 #define SELECTOR_TSS	    0x20
 
 /*
- * What KVM sets there stays: it says that there is no branch trace store, and on most hosts no precise event sampling.
- * A kernel that is not told so may use them.
+ * What KVM sets there stays: it says that there is no branch trace store, and on most hosts no
+ * precise event sampling. A kernel that is not told so may use them.
  */
 static uint64_t misc_enable(const struct vcpu *vcpu)
 {
@@ -65,7 +66,8 @@ static int set_msrs(struct vcpu *vcpu, struct error *err)
 	struct kvm_msr_entry *entry = msrs.entries;
 	struct kvm_msr_entry *end = entry + ARRAY_SIZE(msrs.entries);
 
-	/* KVM stops at the first MSR that this host cannot set: such a one is left out, and the rest goes on. */
+	/* KVM stops at the first MSR that this host cannot set: such a one is left out, and the
+	 * rest goes on. */
 	while (entry < end) {
 		int set;
 
@@ -79,7 +81,8 @@ static int set_msrs(struct vcpu *vcpu, struct error *err)
 		if ((unsigned int)set == msrs.head.nmsrs)
 			return 0;
 		entry += set;
-		log_debug(vcpu->group->log, "vCPU %u: this host cannot set MSR 0x%x", vcpu->index, entry->index);
+		log_debug(vcpu->group->log, "vCPU %u: this host cannot set MSR 0x%x", vcpu->index,
+			  entry->index);
 		entry++;
 	}
 	return 0;
@@ -90,7 +93,8 @@ static void set_lvt(struct kvm_lapic_state *lapic, unsigned int offset, uint32_t
 	memcpy(lapic->regs + offset, &delivery, sizeof(delivery));
 }
 
-/* As firmware leaves them: LINT0 takes the PIC's interrupts, LINT1 NMIs; the MP table says the same. */
+/* As firmware leaves them: LINT0 takes the PIC's interrupts, LINT1 NMIs; the MP table says the
+ * same. */
 static int set_lints(struct vcpu *vcpu, struct error *err)
 {
 	struct kvm_lapic_state lapic;
@@ -112,7 +116,8 @@ int vcpu_setup(struct vcpu *vcpu, struct cpuid_table *cpuid, struct error *err)
 	vcpu->fd = ioctl(vcpu->group->vm->fd, KVM_CREATE_VCPU, (unsigned long)vcpu->index);
 	if (vcpu->fd < 0)
 		return error_errno(err, "KVM cannot create vCPU %u", vcpu->index);
-	run = mmap(NULL, vcpu->group->vm->run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
+	run = mmap(NULL, vcpu->group->vm->run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd,
+		   0);
 	if (run == MAP_FAILED)
 		return error_errno(err, "vCPU %u: cannot map its run area", vcpu->index);
 	vcpu->run = run;
@@ -127,7 +132,7 @@ int vcpu_setup(struct vcpu *vcpu, struct cpuid_table *cpuid, struct error *err)
 
 static struct kvm_segment flat_segment(uint16_t selector, uint8_t type, bool long_mode)
 {
-	return (struct kvm_segment){
+	return (struct kvm_segment) {
 		.base = 0,
 		.limit = 0xffffffff,
 		.selector = selector,
@@ -144,7 +149,8 @@ static struct kvm_segment flat_segment(uint16_t selector, uint8_t type, bool lon
 int vcpu_setup_entry(struct vcpu *vcpu, const struct boot_entry *entry, struct error *err)
 {
 	bool long_mode = entry->protocol == BOOT_PROTOCOL_LINUX;
-	struct kvm_segment data = flat_segment(SELECTOR_DATA, 3, false); /* data, writable, accessed */
+	struct kvm_segment data =
+		flat_segment(SELECTOR_DATA, 3, false); /* data, writable, accessed */
 	struct kvm_sregs sregs;
 	struct kvm_regs regs = {
 		.rip = entry->rip,
@@ -161,7 +167,9 @@ int vcpu_setup_entry(struct vcpu *vcpu, const struct boot_entry *entry, struct e
 	sregs.cs = flat_segment(long_mode ? SELECTOR_LINUX_CODE : SELECTOR_PVH_CODE, 11, long_mode);
 	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data;
 	/* VMX and SVM want a busy TSS even though nothing uses it. */
-	sregs.tr = (struct kvm_segment){ .limit = 0x67, .selector = SELECTOR_TSS, .type = 11, .present = 1 };
+	sregs.tr = (struct kvm_segment) {
+		.limit = 0x67, .selector = SELECTOR_TSS, .type = 11, .present = 1
+	};
 	sregs.gdt.base = entry->gdt_base;
 	sregs.gdt.limit = entry->gdt_limit;
 	sregs.idt.base = 0;
@@ -193,16 +201,19 @@ void vcpu_log_registers(struct vcpu *vcpu)
 		log_error(log, "vCPU %u: its registers cannot be read", vcpu->index);
 		return;
 	}
-	log_error(log, "vCPU %u: rip %016llx rsp %016llx rflags %08llx", vcpu->index, r.rip, r.rsp, r.rflags);
-	log_error(log, "vCPU %u: rax %016llx rbx %016llx rcx %016llx rdx %016llx", vcpu->index, r.rax, r.rbx, r.rcx,
-		  r.rdx);
-	log_error(log, "vCPU %u: rsi %016llx rdi %016llx rbp %016llx r8  %016llx", vcpu->index, r.rsi, r.rdi, r.rbp,
-		  r.r8);
-	log_error(log, "vCPU %u: r9  %016llx r10 %016llx r11 %016llx r12 %016llx", vcpu->index, r.r9, r.r10, r.r11,
-		  r.r12);
-	log_error(log, "vCPU %u: r13 %016llx r14 %016llx r15 %016llx", vcpu->index, r.r13, r.r14, r.r15);
-	log_error(log, "vCPU %u: cr0 %08llx cr2 %016llx cr3 %016llx cr4 %08llx efer %04llx", vcpu->index, s.cr0, s.cr2,
-		  s.cr3, s.cr4, s.efer);
-	log_error(log, "vCPU %u: cs %04x base %llx, ss %04x, gdt %016llx/%04x, idt %016llx/%04x", vcpu->index,
-		  s.cs.selector, s.cs.base, s.ss.selector, s.gdt.base, s.gdt.limit, s.idt.base, s.idt.limit);
+	log_error(log, "vCPU %u: rip %016llx rsp %016llx rflags %08llx", vcpu->index, r.rip, r.rsp,
+		  r.rflags);
+	log_error(log, "vCPU %u: rax %016llx rbx %016llx rcx %016llx rdx %016llx", vcpu->index,
+		  r.rax, r.rbx, r.rcx, r.rdx);
+	log_error(log, "vCPU %u: rsi %016llx rdi %016llx rbp %016llx r8  %016llx", vcpu->index,
+		  r.rsi, r.rdi, r.rbp, r.r8);
+	log_error(log, "vCPU %u: r9  %016llx r10 %016llx r11 %016llx r12 %016llx", vcpu->index,
+		  r.r9, r.r10, r.r11, r.r12);
+	log_error(log, "vCPU %u: r13 %016llx r14 %016llx r15 %016llx", vcpu->index, r.r13, r.r14,
+		  r.r15);
+	log_error(log, "vCPU %u: cr0 %08llx cr2 %016llx cr3 %016llx cr4 %08llx efer %04llx",
+		  vcpu->index, s.cr0, s.cr2, s.cr3, s.cr4, s.efer);
+	log_error(log, "vCPU %u: cs %04x base %llx, ss %04x, gdt %016llx/%04x, idt %016llx/%04x",
+		  vcpu->index, s.cs.selector, s.cs.base, s.ss.selector, s.gdt.base, s.gdt.limit,
+		  s.idt.base, s.idt.limit);
 }

@@ -32,13 +32,19 @@ static int open_kvm(struct error *err)
 	case ENOENT:
 	case ENODEV:
 	case ENXIO:
-		return error_errno(err, "%s cannot be opened: this host offers no KVM; load the module (modprobe kvm_intel or "
-				   "kvm_amd), and turn on virtualization in the firmware, or nested virtualization where the "
-				   "host is itself a virtual machine", KVM_PATH);
+		return error_errno(
+			err,
+			"%s cannot be opened: this host offers no KVM; load the module (modprobe kvm_intel or "
+			"kvm_amd), and turn on virtualization in the firmware, or nested virtualization where the "
+			"host is itself a virtual machine",
+			KVM_PATH);
 	case EACCES:
 	case EPERM:
-		return error_errno(err, "%s cannot be opened: let this user use it (usermod -aG kvm USER, then log in again; "
-				   "or setfacl -m u:USER:rw %s)", KVM_PATH, KVM_PATH);
+		return error_errno(
+			err,
+			"%s cannot be opened: let this user use it (usermod -aG kvm USER, then log in again; "
+			"or setfacl -m u:USER:rw %s)",
+			KVM_PATH, KVM_PATH);
 	default:
 		return error_errno(err, "%s cannot be opened", KVM_PATH);
 	}
@@ -51,8 +57,8 @@ static int check_kvm(int kvm_fd, struct error *err)
 	if (version < 0)
 		return error_errno(err, "%s does not answer as KVM", KVM_PATH);
 	if (version != KVM_API_VERSION)
-		return error_set(err, ENOTSUP, "%s speaks version %d of the KVM API, not %d", KVM_PATH, version,
-				 KVM_API_VERSION);
+		return error_set(err, ENOTSUP, "%s speaks version %d of the KVM API, not %d",
+				 KVM_PATH, version, KVM_API_VERSION);
 	for (unsigned int i = 0; i < ARRAY_SIZE(needed); i++) {
 		if (ioctl(kvm_fd, KVM_CHECK_EXTENSION, needed[i].capability) <= 0)
 			return error_set(err, ENOTSUP, "the host's KVM lacks %s", needed[i].name);
@@ -66,7 +72,7 @@ int vm_open(struct vm *vm, struct log *log, struct error *err)
 	cleanup_fd int fd = -1;
 	int run_bytes, result;
 
-	*vm = (struct vm){ .kvm_fd = -1, .fd = -1, .log = log };
+	*vm = (struct vm) { .kvm_fd = -1, .fd = -1, .log = log };
 	if (kvm_fd < 0)
 		return kvm_fd;
 	result = check_kvm(kvm_fd, err);
@@ -92,7 +98,8 @@ void vm_close(struct vm *vm)
 	close_fd(&vm->kvm_fd);
 }
 
-int vm_set_memory(struct vm *vm, const struct memory *memory, bool track_dirty_pages, struct error *err)
+int vm_set_memory(struct vm *vm, const struct memory *memory, bool track_dirty_pages,
+		  struct error *err)
 {
 	for (unsigned int i = 0; i < memory->region_count; i++) {
 		const struct memory_region *region = &memory->regions[i];
@@ -117,7 +124,8 @@ int vm_create_irqchip(struct vm *vm, struct error *err)
 	struct kvm_pit_config pit = { .flags = KVM_PIT_SPEAKER_DUMMY };
 	uint64_t identity_map = LAYOUT_KVM_IDENTITY_MAP;
 
-	/* Both only matter to VMX without unrestricted guest; elsewhere KVM takes note and does nothing. */
+	/* Both only matter to VMX without unrestricted guest; elsewhere KVM takes note and does
+	 * nothing. */
 	if (ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity_map) < 0)
 		log_debug(vm->log, "KVM takes no identity map address: error %d", errno);
 	if (ioctl(vm->fd, KVM_SET_TSS_ADDR, LAYOUT_KVM_TSS) < 0)
@@ -148,7 +156,8 @@ int vm_add_ioeventfd(struct vm *vm, uint64_t gpa, uint32_t value, int fd, struct
 	};
 
 	if (ioctl(vm->fd, KVM_IOEVENTFD, &ioeventfd) < 0)
-		return error_errno(err, "KVM cannot watch guest writes to 0x%llx", (unsigned long long)gpa);
+		return error_errno(err, "KVM cannot watch guest writes to 0x%llx",
+				   (unsigned long long)gpa);
 	return 0;
 }
 

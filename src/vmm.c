@@ -1,8 +1,9 @@
 /*
  * The microVM's life: see include/mayfly/vmm.h.
  *
- * Before the start there is only configuration here; nothing of KVM is touched. Files are opened when they are named,
- * so that the client who named a wrong one hears it at once, and closed again: what a start uses is opened by it.
+ * Before the start there is only configuration here; nothing of KVM is touched. Files are opened
+ * when they are named, so that the client who named a wrong one hears it at once, and closed again:
+ * what a start uses is opened by it.
  */
 #include <fcntl.h>
 #include <string.h>
@@ -43,8 +44,8 @@ static int set_id(struct vmm *vmm, const char *id, struct error *err)
 	return 0;
 }
 
-int vmm_create(struct vmm **out, struct loop *loop, struct log *log, const struct vmm_options *options,
-	       struct error *err)
+int vmm_create(struct vmm **out, struct loop *loop, struct log *log,
+	       const struct vmm_options *options, struct error *err)
 {
 	struct vmm *vmm = calloc(1, sizeof(*vmm));
 	int result;
@@ -69,7 +70,8 @@ void vmm_destroy(struct vmm *vmm)
 {
 	struct error err = { 0 };
 
-	if (vmm->state != VMM_NOT_STARTED && vmm->metrics.fd >= 0 && vmm_flush_metrics(vmm, &err) < 0)
+	if (vmm->state != VMM_NOT_STARTED && vmm->metrics.fd >= 0 &&
+	    vmm_flush_metrics(vmm, &err) < 0)
 		log_error(vmm->log, "the last metrics are lost: %s", err.message);
 	machine_destroy(vmm->machine);
 	metrics_close(&vmm->metrics, vmm->loop);
@@ -106,14 +108,16 @@ static int need_not_started(const struct vmm *vmm, struct error *err)
 {
 	if (vmm->state == VMM_NOT_STARTED)
 		return 0;
-	return error_set(err, EPERM, "The requested operation is not supported after starting the microVM.");
+	return error_set(err, EPERM,
+			 "The requested operation is not supported after starting the microVM.");
 }
 
 static int need_started(const struct vmm *vmm, struct error *err)
 {
 	if (vmm->state != VMM_NOT_STARTED)
 		return 0;
-	return error_set(err, EPERM, "The requested operation is not supported before starting the microVM.");
+	return error_set(err, EPERM,
+			 "The requested operation is not supported before starting the microVM.");
 }
 
 /* Says now what a start would say later. O_NONBLOCK: a FIFO must not hang the monitor. */
@@ -142,14 +146,16 @@ int vmm_set_boot_source(struct vmm *vmm, const struct boot_source_config *config
 		result = check_readable(config->kernel_image_path, "kernel", err);
 	if (result == 0 && config->initrd_path)
 		result = check_readable(config->initrd_path, "initrd", err);
-	if (result == 0 && config_copy(&config_boot_source_object, &vmm->config.boot_source, config) < 0)
+	if (result == 0 &&
+	    config_copy(&config_boot_source_object, &vmm->config.boot_source, config) < 0)
 		result = error_set(err, ENOMEM, "no memory for the boot source");
 	if (result == 0)
 		vmm->config.has_boot_source = true;
 	return result;
 }
 
-/* More than the host has could never be backed; the guest would be killed in the middle of its work. */
+/* More than the host has could never be backed; the guest would be killed in the middle of its
+ * work. */
 static int check_host_memory(const struct machine_config *config, struct error *err)
 {
 	struct sysinfo info;
@@ -159,8 +165,10 @@ static int check_host_memory(const struct machine_config *config, struct error *
 		return error_errno(err, "the host does not say how much memory it has");
 	host_mib = (uint64_t)info.totalram * info.mem_unit / MIB;
 	if (config->mem_size_mib > host_mib)
-		return error_set(err, EINVAL, "The memory size of %llu MiB is more than the %llu MiB that this host has.",
-				 (unsigned long long)config->mem_size_mib, (unsigned long long)host_mib);
+		return error_set(
+			err, EINVAL,
+			"The memory size of %llu MiB is more than the %llu MiB that this host has.",
+			(unsigned long long)config->mem_size_mib, (unsigned long long)host_mib);
 	return 0;
 }
 
@@ -187,15 +195,16 @@ static unsigned int find_drive(const struct vm_config *config, const char *drive
 	return index;
 }
 
-static int check_drive(const struct vmm *vmm, const struct drive_config *config, unsigned int index, struct error *err)
+static int check_drive(const struct vmm *vmm, const struct drive_config *config, unsigned int index,
+		       struct error *err)
 {
 	int result = config_drive_check(config, err);
 
 	if (result < 0)
 		return result;
 	if (index == CONFIG_MAX_DRIVES)
-		return error_set(err, ENOSPC, "drive %s: a microVM has at most %d drives", config->drive_id,
-				 CONFIG_MAX_DRIVES);
+		return error_set(err, ENOSPC, "drive %s: a microVM has at most %d drives",
+				 config->drive_id, CONFIG_MAX_DRIVES);
 	for (unsigned int i = 0; config->is_root_device && i < vmm->config.drive_count; i++) {
 		if (i != index && vmm->config.drives[i].is_root_device)
 			return error_set(err, EEXIST, "A root block device already exists");
@@ -210,7 +219,8 @@ int vmm_set_drive(struct vmm *vmm, const struct drive_config *config, struct err
 
 	if (result == 0)
 		result = check_drive(vmm, config, index, err);
-	if (result == 0 && config_copy(&config_drive_object, &vmm->config.drives[index], config) < 0)
+	if (result == 0 &&
+	    config_copy(&config_drive_object, &vmm->config.drives[index], config) < 0)
 		result = error_set(err, ENOMEM, "no memory for drive %s", config->drive_id);
 	if (result == 0 && index == vmm->config.drive_count)
 		vmm->config.drive_count++;
@@ -295,7 +305,8 @@ int vmm_set_all(struct vmm *vmm, const struct vm_config *config, struct error *e
 	return 0;
 }
 
-int vmm_patch_drive(struct vmm *vmm, const char *drive_id, const char *path_on_host, struct error *err)
+int vmm_patch_drive(struct vmm *vmm, const char *drive_id, const char *path_on_host,
+		    struct error *err)
 {
 	unsigned int index = find_drive(&vmm->config, drive_id);
 	struct drive_config *drive = &vmm->config.drives[index];
@@ -402,7 +413,9 @@ int vmm_flush_metrics(struct vmm *vmm, struct error *err)
 	if (result < 0)
 		return result;
 	if (vmm->metrics.fd < 0)
-		return error_set(err, EINVAL, "There are no metrics to flush: name a metrics_path (PUT /metrics) before the start.");
+		return error_set(
+			err, EINVAL,
+			"There are no metrics to flush: name a metrics_path (PUT /metrics) before the start.");
 	values = metrics_collect(&vmm->metrics, vmm->log);
 	if (!values)
 		return error_set(err, ENOMEM, "no memory for the metrics");

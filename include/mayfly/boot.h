@@ -1,10 +1,11 @@
 /*
- * How a kernel gets in: loads the kernel and initrd to guest memory, writes what the boot protocol and the platform
- * tables need, and says in which state the boot vCPU must start.
+ * How a kernel gets in: loads the kernel and initrd to guest memory, writes what the boot protocol
+ * and the platform tables need, and says in which state the boot vCPU must start.
  *
- * Kernels: 64-bit little-endian x86 ELF through the Linux 64-bit protocol (Documentation/arch/x86/boot.rst), the same
- * through PVH when it carries the XEN_ELFNOTE_PHYS32_ENTRY note (xen/include/public/arch-x86/hvm/start_info.h), and
- * bzImage through its 64-bit entry. Tables: ACPI 6.5 hardware-reduced, Intel MP 1.4. Linux also gets a seed for its
+ * Kernels: 64-bit little-endian x86 ELF through the Linux 64-bit protocol
+ * (Documentation/arch/x86/boot.rst), the same through PVH when it carries the
+ * XEN_ELFNOTE_PHYS32_ENTRY note (xen/include/public/arch-x86/hvm/start_info.h), and bzImage through
+ * its 64-bit entry. Tables: ACPI 6.5 hardware-reduced, Intel MP 1.4. Linux also gets a seed for its
  * random numbers (getrandom(2)).
  *
  * Main thread, before the guest runs.
@@ -16,7 +17,8 @@
 #include "mayfly/layout.h"
 #include "mayfly/memory.h"
 
-/* Two windows onto one device, each LAYOUT_VIRTIO_MMIO_BYTES long: see LAYOUT_VIRTIO_MMIO_CMDLINE. */
+/* Two windows onto one device, each LAYOUT_VIRTIO_MMIO_BYTES long: see LAYOUT_VIRTIO_MMIO_CMDLINE.
+ */
 struct boot_virtio_device {
 	uint64_t base;	       /* described by the DSDT */
 	uint64_t cmdline_base; /* described by virtio_mmio.device= */
@@ -31,7 +33,8 @@ struct boot_platform {
 };
 
 enum boot_protocol {
-	/* PVH for an ELF kernel that carries the note but none of the owner "Linux"; else Linux 64-bit. */
+	/* PVH for an ELF kernel that carries the note but none of the owner "Linux"; else Linux
+	 * 64-bit. */
 	BOOT_PROTOCOL_ANY,
 	BOOT_PROTOCOL_LINUX, /* Linux 64-bit or refused */
 	BOOT_PROTOCOL_PVH,   /* PVH or refused */
@@ -41,7 +44,8 @@ struct boot_request {
 	const char *kernel_path;
 	const char *initrd_path;    /* NULL: none */
 	const char *cmdline;	    /* as the user gave it; NULL: empty */
-	const char *root_parameter; /* "root=... ro" that the drives ask for, after the user's own; NULL: none */
+	const char *root_parameter; /* "root=... ro" that the drives ask for, after the user's own;
+				       NULL: none */
 	enum boot_protocol protocol;
 };
 
@@ -49,31 +53,34 @@ struct boot_request {
 struct boot_entry {
 	enum boot_protocol protocol; /* the one taken: LINUX or PVH, never ANY */
 	uint64_t rip;
-	uint64_t rsi;  /* Linux: the zero page */
-	uint64_t rbx;  /* PVH: the start info */
+	uint64_t rsi; /* Linux: the zero page */
+	uint64_t rbx; /* PVH: the start info */
 	uint64_t rsp;
-	uint64_t cr3;  /* Linux: identity page tables, written to guest memory */
-	/* A GDT in guest memory: 0x08 32-bit code (PVH), 0x10 64-bit code (Linux), 0x18 data, 0x20 task state. */
+	uint64_t cr3; /* Linux: identity page tables, written to guest memory */
+	/* A GDT in guest memory: 0x08 32-bit code (PVH), 0x10 64-bit code (Linux), 0x18 data, 0x20
+	 * task state. */
 	uint64_t gdt_base;
 	uint16_t gdt_limit;
 	uint64_t kernel_end; /* first byte behind the kernel, for the log */
 };
 
 /*
- * Does all of it, in memory that is new (what is to be zero is not written). The message names the file and what is
- * wrong with it: -ENOEXEC or the reason why it cannot be opened or read; guest memory is undefined after a failure.
- * The kernel and initrd files are opened here and closed again; mapped pages stay.
+ * Does all of it, in memory that is new (what is to be zero is not written). The message names the
+ * file and what is wrong with it: -ENOEXEC or the reason why it cannot be opened or read; guest
+ * memory is undefined after a failure. The kernel and initrd files are opened here and closed
+ * again; mapped pages stay.
  */
-int boot_load(struct memory *memory, const struct boot_request *request, const struct boot_platform *platform,
-	      struct boot_entry *entry, struct error *err);
+int boot_load(struct memory *memory, const struct boot_request *request,
+	      const struct boot_platform *platform, struct boot_entry *entry, struct error *err);
 
 /*
- * The kernel command line as the guest will see it, NUL-terminated in `out` (of `out_bytes`): the user's, the root
- * parameter, and a virtio_mmio.device= for each device that the user's text does not name already (by either of its
- * windows), joined by single spaces. What is added stands before a "--" of the user, which ends the kernel's own
- * parameters. -EINVAL when too long, or when the text holds a control character.
+ * The kernel command line as the guest will see it, NUL-terminated in `out` (of `out_bytes`): the
+ * user's, the root parameter, and a virtio_mmio.device= for each device that the user's text does
+ * not name already (by either of its windows), joined by single spaces. What is added stands before
+ * a "--" of the user, which ends the kernel's own parameters. -EINVAL when too long, or when the
+ * text holds a control character.
  */
-int boot_cmdline_build(const struct boot_request *request, const struct boot_platform *platform, char *out,
-		       size_t out_bytes, struct error *err);
+int boot_cmdline_build(const struct boot_request *request, const struct boot_platform *platform,
+		       char *out, size_t out_bytes, struct error *err);
 
 #endif

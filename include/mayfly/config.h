@@ -1,9 +1,10 @@
 /*
  * What a user may configure: one struct and one table per JSON object.
  *
- * The tables (config_*_object) say each field's name, type, range and whether it is required. The API, the config
- * file and the command line all parse through them, GET answers are written through them, and a test holds them
- * against api/openapi.yaml. Nothing here knows a machine: whether a file exists or two drives clash is for vmm.
+ * The tables (config_*_object) say each field's name, type, range and whether it is required. The
+ * API, the config file and the command line all parse through them, GET answers are written through
+ * them, and a test holds them against api/openapi.yaml. Nothing here knows a machine: whether a
+ * file exists or two drives clash is for vmm.
  *
  * A config struct owns its strings; config_clear() frees them. Main thread only.
  */
@@ -17,11 +18,11 @@
 #include "mayfly/log.h"
 #include "mayfly/memory.h"
 
-#define CONFIG_DEFAULT_BOOT_ARGS                                                                   \
+#define CONFIG_DEFAULT_BOOT_ARGS \
 	"reboot=k panic=1 nomodule 8250.nr_uarts=0 i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce"
 
 /* Why a resource or field that clients of this API know is refused. */
-#define CONFIG_NOT_EMULATED                                                                        \
+#define CONFIG_NOT_EMULATED                                                                          \
 	"Mayfly does not emulate it. Its device model is virtio-net, virtio-blk, serial and i8042, " \
 	"on purpose."
 #define CONFIG_NOT_YET "not supported by this version of Mayfly"
@@ -32,10 +33,23 @@
 #define CONFIG_MAX_ID_BYTES 64
 #define CONFIG_MAX_DRIVES   LAYOUT_MAX_VIRTIO_DEVICES
 
-enum cache_type { CACHE_UNSAFE, CACHE_WRITEBACK };
-enum io_engine { IO_ENGINE_SYNC, IO_ENGINE_ASYNC };
-enum action_type { ACTION_INSTANCE_START, ACTION_SEND_CTRL_ALT_DEL, ACTION_FLUSH_METRICS };
-enum vm_state_request { VM_STATE_PAUSED, VM_STATE_RESUMED };
+enum cache_type {
+	CACHE_UNSAFE,
+	CACHE_WRITEBACK
+};
+enum io_engine {
+	IO_ENGINE_SYNC,
+	IO_ENGINE_ASYNC
+};
+enum action_type {
+	ACTION_INSTANCE_START,
+	ACTION_SEND_CTRL_ALT_DEL,
+	ACTION_FLUSH_METRICS
+};
+enum vm_state_request {
+	VM_STATE_PAUSED,
+	VM_STATE_RESUMED
+};
 
 struct boot_source_config {
 	char *kernel_image_path;
@@ -110,26 +124,30 @@ enum config_type {
 	CONFIG_BOOL,	/* bool */
 	CONFIG_UINT,	/* uint64_t within [min, max] */
 	CONFIG_ENUM,	/* int-sized enum, spelled as in `names` */
-	CONFIG_REFUSED, /* known to clients of this API, not emulated here: refused with `refusal` unless null */
+	CONFIG_REFUSED, /* known to clients of this API, not emulated here: refused with `refusal`
+			   unless null */
 };
 
 struct config_field {
 	const char *name;
 	enum config_type type;
 	bool required;
-	bool nullable;	 /* null means the field is absent (in a PATCH that holds for every field) */
+	bool nullable; /* null means the field is absent (in a PATCH that holds for every field) */
 	bool deprecated; /* answers to requests that use it carry "Deprecation: true" */
 	size_t offset;
 	uint64_t min, max;	   /* CONFIG_UINT */
 	const char *const *names;  /* CONFIG_ENUM: NULL-terminated, the enum's values in order;
-				      CONFIG_STRING: the spellings that a config_*_check() takes, or NULL for any */
+				      CONFIG_STRING: the spellings that a config_*_check() takes, or
+				      NULL for any */
 	const char *refusal;	   /* CONFIG_REFUSED */
-	const char *range_message; /* what to say when out of range; NULL: a sentence made from min and max */
+	const char *range_message; /* what to say when out of range; NULL: a sentence made from min
+				      and max */
 	const char *zero_message;  /* the same for 0 alone; NULL: as for any value out of range */
 };
 
 struct config_object {
-	const char *name; /* the kebab-case key in the config file, or what the object is called in messages */
+	const char *name; /* the kebab-case key in the config file, or what the object is called in
+			     messages */
 	size_t size_bytes;
 	const struct config_field *fields;
 	size_t field_count;
@@ -146,42 +164,46 @@ extern const struct config_object config_action_object;
 extern const struct config_object config_vm_state_object;
 
 /*
- * Parses JSON text: UTF-8, one value, no duplicate keys, bounded depth. Returns the value (owned by the caller,
- * json_decref) or NULL; the message holds line and column.
+ * Parses JSON text: UTF-8, one value, no duplicate keys, bounded depth. Returns the value (owned by
+ * the caller, json_decref) or NULL; the message holds line and column.
  */
 json_t *config_parse_json(const char *text, size_t length_bytes, struct error *err);
 
 /*
- * Fills `out` (of object->size_bytes, holding defaults) from a JSON object. Unknown, missing, mistyped and
- * out-of-range fields are refused by name. With `partial` (PATCH) no field is required. On failure `out` is as before.
- * -EINVAL: the JSON has not the object's form; -ERANGE: a value outside its range; -ENOTSUP: a field that is known but
- * refused. The messages of the last two are whole sentences.
+ * Fills `out` (of object->size_bytes, holding defaults) from a JSON object. Unknown, missing,
+ * mistyped and out-of-range fields are refused by name. With `partial` (PATCH) no field is
+ * required. On failure `out` is as before. -EINVAL: the JSON has not the object's form; -ERANGE: a
+ * value outside its range; -ENOTSUP: a field that is known but refused. The messages of the last
+ * two are whole sentences.
  */
-int config_parse_object(const struct config_object *object, const json_t *json, bool partial, void *out,
-			struct error *err);
+int config_parse_object(const struct config_object *object, const json_t *json, bool partial,
+			void *out, struct error *err);
 
 /* Whether the JSON object has a field, not null, that the table calls deprecated. */
 bool config_uses_deprecated(const struct config_object *object, const json_t *json);
 
-/* The JSON of a config struct, absent strings left out. Owned by the caller. NULL when out of memory. */
+/* The JSON of a config struct, absent strings left out. Owned by the caller. NULL when out of
+ * memory. */
 json_t *config_format_object(const struct config_object *object, const void *value);
 
 /* Frees the strings that `value` owns and zeroes it. */
 void config_clear(const struct config_object *object, void *value);
 
-/* Copies `from` to `to`, strings included; what `to` owned is freed. -ENOMEM leaves `to` as it was. */
+/* Copies `from` to `to`, strings included; what `to` owned is freed. -ENOMEM leaves `to` as it was.
+ */
 int config_copy(const struct config_object *object, void *to, const void *from);
 
-/* The defaults of each object: 1 vCPU, 128 MiB, Unsafe, Sync, the logger showing neither level nor origin. */
+/* The defaults of each object: 1 vCPU, 128 MiB, Unsafe, Sync, the logger showing neither level nor
+ * origin. */
 void config_machine_defaults(struct machine_config *machine);
 void config_drive_defaults(struct drive_config *drive);
 
 /*
- * What a struct's fields mean together, beyond what the table says of each. vmm calls these for every configuration
- * that it takes, wherever it comes from; the messages are fit for a client.
+ * What a struct's fields mean together, beyond what the table says of each. vmm calls these for
+ * every configuration that it takes, wherever it comes from; the messages are fit for a client.
  *
- * Machine: vCPU count and SMT, memory size and page size, CPU template. Drive: id, path, the form of partuuid.
- * Logger: the level's name.
+ * Machine: vCPU count and SMT, memory size and page size, CPU template. Drive: id, path, the form
+ * of partuuid. Logger: the level's name.
  */
 int config_machine_check(const struct machine_config *machine, struct error *err);
 int config_drive_check(const struct drive_config *drive, struct error *err);
@@ -194,8 +216,9 @@ int config_id_check(const char *id, struct error *err);
 int config_instance_id_check(const char *id, struct error *err);
 
 /*
- * The whole config file (kebab-case sections) into `config`, which is zeroed first. Unknown sections are refused by
- * name, those of devices that Mayfly does not emulate with the reason. config_vm_clear() frees it.
+ * The whole config file (kebab-case sections) into `config`, which is zeroed first. Unknown
+ * sections are refused by name, those of devices that Mayfly does not emulate with the reason.
+ * config_vm_clear() frees it.
  */
 int config_parse_vm(const json_t *json, struct vm_config *config, struct error *err);
 int config_load_vm(const char *path, struct vm_config *config, struct error *err);

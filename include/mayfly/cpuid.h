@@ -1,8 +1,9 @@
 /*
- * What CPU the guest sees: what KVM can give on this host, made consistent for one virtual socket of N vCPUs.
+ * What CPU the guest sees: what KVM can give on this host, made consistent for one virtual socket
+ * of N vCPUs.
  *
- * Sources: Intel SDM volume 2A, CPUID; AMD APM volume 3, appendix E; Linux Documentation/virt/kvm/x86/cpuid.rst.
- * Pure functions over struct kvm_cpuid2; any thread.
+ * Sources: Intel SDM volume 2A, CPUID; AMD APM volume 3, appendix E; Linux
+ * Documentation/virt/kvm/x86/cpuid.rst. Pure functions over struct kvm_cpuid2; any thread.
  */
 #ifndef MAYFLY_CPUID_H
 #define MAYFLY_CPUID_H
@@ -20,8 +21,8 @@ struct cpuid_table {
 
 struct cpuid_topology {
 	unsigned int vcpu_count;
-	bool smt;		   /* two vCPUs are the threads of one core */
-	bool tsc_deadline_timer;   /* the in-kernel LAPIC has it (KVM_CAP_TSC_DEADLINE_TIMER) */
+	bool smt;		 /* two vCPUs are the threads of one core */
+	bool tsc_deadline_timer; /* the in-kernel LAPIC has it (KVM_CAP_TSC_DEADLINE_TIMER) */
 };
 
 /* All that KVM supports on this host. */
@@ -30,8 +31,8 @@ int cpuid_get_supported(int kvm_fd, struct cpuid_table *table, struct error *err
 /* The parts that are the same for all vCPUs of a machine. Once per machine. */
 void cpuid_set_machine(struct cpuid_table *table, const struct cpuid_topology *topology);
 
-/* The parts that name one vCPU: its APIC id, which is its index. Afterwards `table` suits that vCPU only, until the
- * next call. */
+/* The parts that name one vCPU: its APIC id, which is its index. Afterwards `table` suits that vCPU
+ * only, until the next call. */
 void cpuid_set_vcpu(struct cpuid_table *table, unsigned int index);
 
 /* The entry of a leaf, or NULL. `subleaf` counts only where the leaf has subleaves. */

@@ -1,9 +1,10 @@
 /*
- * Errors are values: a function that can fail returns 0 or a negative errno and fills a struct error whose message
- * reads outermost-first ("drive rootfs: cannot open /x: No such file or directory (os error 2)").
+ * Errors are values: a function that can fail returns 0 or a negative errno and fills a struct
+ * error whose message reads outermost-first ("drive rootfs: cannot open /x: No such file or
+ * directory (os error 2)").
  *
- * All functions may be called from any thread; a struct error belongs to its caller. `err` may be NULL where the
- * caller needs the number only.
+ * All functions may be called from any thread; a struct error belongs to its caller. `err` may be
+ * NULL where the caller needs the number only.
  */
 #ifndef MAYFLY_ERROR_H
 #define MAYFLY_ERROR_H
@@ -20,7 +21,8 @@ struct error {
 /* Sets the message and the code (a positive errno). Returns -code. A message too long is cut. */
 int error_set(struct error *err, int code, const char *format, ...) PRINTF_FORMAT(3, 4);
 
-/* As error_set() with the present errno, and appends ": <strerror> (os error N)". Returns -errno. */
+/* As error_set() with the present errno, and appends ": <strerror> (os error N)". Returns -errno.
+ */
 int error_errno(struct error *err, const char *format, ...) PRINTF_FORMAT(2, 3);
 
 /* Puts "<text>: " in front of the message that is there. Returns -err->code. */

@@ -18,12 +18,12 @@
 /* The struct that holds `member`, given a pointer to that member. */
 #define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 
-#define PRINTF_FORMAT(format_index, first_argument)                                                \
+#define PRINTF_FORMAT(format_index, first_argument) \
 	__attribute__((format(printf, format_index, first_argument)))
 
-#define KIB 1024ULL
-#define MIB (1024ULL * KIB)
-#define GIB (1024ULL * MIB)
+#define KIB		1024ULL
+#define MIB		(1024ULL * KIB)
+#define GIB		(1024ULL * MIB)
 #define PAGE_SIZE_BYTES 4096ULL
 
 /* `alignment` is a power of two; the caller knows that the sum does not wrap. */

@@ -1,9 +1,9 @@
 /*
  * The vCPUs of a machine: one thread each, which runs KVM_RUN and serves what comes out of it.
  *
- * The group ends when a guest resets the machine (vcpus_request_reset(), by the i8042) or when a vCPU fails; the
- * first to say so counts, and exit_fd becomes readable for the main thread. Unless said otherwise, functions are for
- * the main thread.
+ * The group ends when a guest resets the machine (vcpus_request_reset(), by the i8042) or when a
+ * vCPU fails; the first to say so counts, and exit_fd becomes readable for the main thread. Unless
+ * said otherwise, functions are for the main thread.
  */
 #ifndef MAYFLY_VCPU_H
 #define MAYFLY_VCPU_H
@@ -27,7 +27,7 @@ struct vcpus_config {
 	const struct bus *pio, *mmio; /* borrowed */
 	struct vm *vm;		      /* borrowed */
 	struct log *log;	      /* borrowed */
-	uint64_t start_time_us;	      /* CLOCK_MONOTONIC when the machine was asked for; 0: unknown */
+	uint64_t start_time_us; /* CLOCK_MONOTONIC when the machine was asked for; 0: unknown */
 };
 
 /* Makes the vCPUs with their CPUID, MSRs and local APICs. */

@@ -1,6 +1,6 @@
 /*
- * The KVM virtual machine: /dev/kvm, the VM descriptor, memory slots, the in-kernel interrupt controllers and timer,
- * and the descriptors that KVM signals (ioeventfd) or listens to (irqfd).
+ * The KVM virtual machine: /dev/kvm, the VM descriptor, memory slots, the in-kernel interrupt
+ * controllers and timer, and the descriptors that KVM signals (ioeventfd) or listens to (irqfd).
  *
  * Source: Linux Documentation/virt/kvm/api.rst. Main thread only.
  */
@@ -19,23 +19,26 @@ struct vm {
 };
 
 /*
- * Opens /dev/kvm and makes a VM. A device that is missing or not permitted is an error which says how to get it;
- * so is a kernel that lacks something Mayfly cannot do without.
+ * Opens /dev/kvm and makes a VM. A device that is missing or not permitted is an error which says
+ * how to get it; so is a kernel that lacks something Mayfly cannot do without.
  */
 int vm_open(struct vm *vm, struct log *log, struct error *err);
 void vm_close(struct vm *vm);
 
 /*
- * Gives all of `memory` to the guest, and afterwards the interrupt controllers and the timer. In this order: from the
- * second change of a VM's memory slots on, KVM waits for a grace period which gets long once the irqchip exists.
+ * Gives all of `memory` to the guest, and afterwards the interrupt controllers and the timer. In
+ * this order: from the second change of a VM's memory slots on, KVM waits for a grace period which
+ * gets long once the irqchip exists.
  */
-int vm_set_memory(struct vm *vm, const struct memory *memory, bool track_dirty_pages, struct error *err);
+int vm_set_memory(struct vm *vm, const struct memory *memory, bool track_dirty_pages,
+		  struct error *err);
 int vm_create_irqchip(struct vm *vm, struct error *err);
 
 /* The most vCPUs this host gives one VM. */
 unsigned int vm_max_vcpus(const struct vm *vm);
 
-/* A 4-byte write of `value` to `gpa` signals the eventfd `fd` instead of returning to this process. */
+/* A 4-byte write of `value` to `gpa` signals the eventfd `fd` instead of returning to this process.
+ */
 int vm_add_ioeventfd(struct vm *vm, uint64_t gpa, uint32_t value, int fd, struct error *err);
 
 /* Signalling the eventfd `fd` raises an edge on interrupt line `gsi`. */

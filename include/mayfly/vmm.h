@@ -4,7 +4,8 @@
  *   Not started --vmm_start--> Running <--vmm_pause / vmm_resume--> Paused
  *        any state --guest reset, guest failure, vmm_stop--> ended (vmm_run returns)
  *
- * Every function is for the main thread. Each returns 0 or a negative errno with a message fit for a client
+ * Every function is for the main thread. Each returns 0 or a negative errno with a message fit for
+ * a client
  * (`fault_message`); a refused call changes nothing.
  */
 #ifndef MAYFLY_VMM_H
@@ -13,7 +14,11 @@
 #include "mayfly/config.h"
 #include "mayfly/loop.h"
 
-enum vmm_state { VMM_NOT_STARTED, VMM_RUNNING, VMM_PAUSED };
+enum vmm_state {
+	VMM_NOT_STARTED,
+	VMM_RUNNING,
+	VMM_PAUSED
+};
 
 /* Exit codes of the process, as clients of this API know them. */
 enum vmm_exit {
@@ -42,11 +47,13 @@ struct vmm_options {
 	uint64_t start_time_us; /* CLOCK_MONOTONIC at which the process was asked for; 0: unknown */
 };
 
-/* Makes the microVM's frame: nothing of KVM is touched. Borrows `loop` and `log`, which outlive it. */
-int vmm_create(struct vmm **vmm, struct loop *loop, struct log *log, const struct vmm_options *options,
-	       struct error *err);
+/* Makes the microVM's frame: nothing of KVM is touched. Borrows `loop` and `log`, which outlive it.
+ */
+int vmm_create(struct vmm **vmm, struct loop *loop, struct log *log,
+	       const struct vmm_options *options, struct error *err);
 
-/* Ends what runs: vCPUs stopped, drives drained and flushed, serial output written out, files closed. */
+/* Ends what runs: vCPUs stopped, drives drained and flushed, serial output written out, files
+ * closed. */
 void vmm_destroy(struct vmm *vmm);
 
 enum vmm_state vmm_state(const struct vmm *vmm);
@@ -56,7 +63,8 @@ const struct vm_config *vmm_config(const struct vmm *vmm);
 struct log *vmm_log(struct vmm *vmm);
 
 /* Configuration; the structs are copied. Refused after the start. */
-int vmm_set_boot_source(struct vmm *vmm, const struct boot_source_config *config, struct error *err);
+int vmm_set_boot_source(struct vmm *vmm, const struct boot_source_config *config,
+			struct error *err);
 int vmm_set_machine(struct vmm *vmm, const struct machine_config *config, struct error *err);
 int vmm_set_drive(struct vmm *vmm, const struct drive_config *config, struct error *err);
 int vmm_set_serial(struct vmm *vmm, const struct serial_config *config, struct error *err);
@@ -67,7 +75,8 @@ int vmm_set_metrics(struct vmm *vmm, const struct metrics_config *config, struct
 int vmm_set_all(struct vmm *vmm, const struct vm_config *config, struct error *err);
 
 /* Swaps the file under a drive of a running guest, which sees the new size. */
-int vmm_patch_drive(struct vmm *vmm, const char *drive_id, const char *path_on_host, struct error *err);
+int vmm_patch_drive(struct vmm *vmm, const char *drive_id, const char *path_on_host,
+		    struct error *err);
 
 int vmm_start(struct vmm *vmm, struct error *err);
 int vmm_pause(struct vmm *vmm, struct error *err);

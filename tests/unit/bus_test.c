@@ -20,7 +20,8 @@ static void probe_read(struct bus_device *device, uint64_t offset, uint8_t *data
 	memset(data, 0x5a, length);
 }
 
-static void probe_write(struct bus_device *device, uint64_t offset, const uint8_t *data, size_t length)
+static void probe_write(struct bus_device *device, uint64_t offset, const uint8_t *data,
+			size_t length)
 {
 	struct probe *probe = container_of(device, struct probe, device);
 
@@ -34,7 +35,9 @@ static const struct bus_ops probe_ops = { .read = probe_read, .write = probe_wri
 
 static struct probe make_probe(uint64_t base, uint64_t length)
 {
-	return (struct probe){ .device = { .ops = &probe_ops, .base = base, .length = length, .name = "probe" } };
+	return (struct probe) {
+		.device = { .ops = &probe_ops, .base = base, .length = length, .name = "probe" }
+	};
 }
 
 Test(bus, an_access_reaches_its_device_with_the_offset)

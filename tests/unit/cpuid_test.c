@@ -6,10 +6,10 @@
 #define VENDOR_INTEL 0x756e6547u
 #define VENDOR_AMD   0x68747541u
 
-static void add(struct cpuid_table *table, uint32_t leaf, uint32_t subleaf, bool indexed, uint32_t eax, uint32_t ebx,
-		uint32_t ecx, uint32_t edx)
+static void add(struct cpuid_table *table, uint32_t leaf, uint32_t subleaf, bool indexed,
+		uint32_t eax, uint32_t ebx, uint32_t ecx, uint32_t edx)
 {
-	table->entries[table->head.nent++] = (struct kvm_cpuid_entry2){
+	table->entries[table->head.nent++] = (struct kvm_cpuid_entry2) {
 		.function = leaf,
 		.index = subleaf,
 		.flags = indexed ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0,
@@ -49,7 +49,9 @@ static struct cpuid_table *host(uint32_t vendor)
 
 static struct cpuid_table *machine(uint32_t vendor, unsigned int vcpus, bool smt)
 {
-	struct cpuid_topology topology = { .vcpu_count = vcpus, .smt = smt, .tsc_deadline_timer = true };
+	struct cpuid_topology topology = { .vcpu_count = vcpus,
+					   .smt = smt,
+					   .tsc_deadline_timer = true };
 	struct cpuid_table *table = host(vendor);
 
 	cpuid_set_machine(table, &topology);

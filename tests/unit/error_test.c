@@ -18,7 +18,9 @@ Test(error, errno_is_appended_as_clients_of_the_api_match_it)
 
 	errno = ENOENT;
 	cr_assert_eq(error_errno(&err, "The kernel file cannot be opened"), -ENOENT);
-	cr_assert_str_eq(err.message, "The kernel file cannot be opened: No such file or directory (os error 2)");
+	cr_assert_str_eq(
+		err.message,
+		"The kernel file cannot be opened: No such file or directory (os error 2)");
 }
 
 Test(error, prefix_puts_the_outer_message_first)

@@ -44,9 +44,11 @@ Test(log, a_line_has_time_id_thread_level_and_origin)
 	log_debug(&log, "not wanted");
 	log_close(&log);
 	text = read_back(path);
-	cr_assert_eq(sscanf(text, "%4d-%*2d-%*2dT%*2d:%*2d:%*2d.%*9d [%63[^:]:%*[^:]:Info:%127[^]]] %63[^\n]\n%n", &year,
-			    head, origin, message, &used),
-		     4, "%s", text);
+	cr_assert_eq(
+		sscanf(text,
+		       "%4d-%*2d-%*2dT%*2d:%*2d:%*2d.%*9d [%63[^:]:%*[^:]:Info:%127[^]]] %63[^\n]\n%n",
+		       &year, head, origin, message, &used),
+		4, "%s", text);
 	cr_assert_geq(year, 2020);
 	cr_assert_str_eq(head, "vm-1");
 	cr_assert(strstr(origin, "log_test.c:"));
@@ -199,7 +201,7 @@ Test(log, a_reader_of_standard_error_that_sleeps_does_not_hold_the_writer, .time
 	log.fd = ends[1]; /* as standard error: not ours, and it may block */
 	log_warn(&log, "x");
 	cr_assert_eq(atomic_load(&log.lost_lines), 1);
-	cr_assert_gt(read(ends[0], (char[65536]){ 0 }, 65536), 0);
+	cr_assert_gt(read(ends[0], (char[65536]) { 0 }, 65536), 0);
 	log_warn(&log, "y");
 	cr_assert_eq(atomic_load(&log.lost_lines), 1);
 	close(ends[0]);

@@ -60,8 +60,8 @@ Test(loop, a_source_removed_by_another_of_the_same_batch_is_not_called)
 	int fd_a = ready_eventfd(), fd_b = ready_eventfd(), fd_last;
 
 	cr_assert_eq(loop_init(&loop, NULL), 0);
-	a = (struct item){ .loop = &loop, .other = &b };
-	b = (struct item){ .loop = &loop, .other = &a };
+	a = (struct item) { .loop = &loop, .other = &b };
+	b = (struct item) { .loop = &loop, .other = &a };
 	last.loop = &loop;
 	cr_assert_eq(loop_add(&loop, &a.source, fd_a, EPOLLIN, remove_the_other, NULL), 0);
 	cr_assert_eq(loop_add(&loop, &b.source, fd_b, EPOLLIN, remove_the_other, NULL), 0);

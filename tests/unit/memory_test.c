@@ -92,7 +92,8 @@ Test(memory, odd_sizes_are_refused)
 	cr_assert_eq(memory_create(&memory, 0, HUGE_PAGES_NONE, &err), -EINVAL);
 	cr_assert_eq(memory_create(&memory, 4097, HUGE_PAGES_NONE, &err), -EINVAL);
 	cr_assert_eq(memory_create(&memory, 3 * MIB, HUGE_PAGES_2M, &err), -EINVAL);
-	cr_assert_eq(memory_create(&memory, UINT64_MAX & ~0xfffULL, HUGE_PAGES_NONE, &err), -EINVAL);
+	cr_assert_eq(memory_create(&memory, UINT64_MAX & ~0xfffULL, HUGE_PAGES_NONE, &err),
+		     -EINVAL);
 	cr_assert_eq(memory.region_count, 0);
 }
 
@@ -116,7 +117,8 @@ static bool is_file_mapping(const void *hva)
 	while (fgets(line, sizeof(line), maps)) {
 		unsigned long start, end;
 
-		if (sscanf(line, "%lx-%lx", &start, &end) == 2 && (uintptr_t)hva >= start && (uintptr_t)hva < end)
+		if (sscanf(line, "%lx-%lx", &start, &end) == 2 && (uintptr_t)hva >= start &&
+		    (uintptr_t)hva < end)
 			found = strstr(line, "memfd:test");
 	}
 	fclose(maps);
@@ -208,8 +210,10 @@ Test(memory, a_short_file_is_refused_by_name)
 
 	cr_assert_eq(memory_load_file(&memory, MIB, fd, 0, PAGE + 1, "kernel k", &err), -EINVAL);
 	cr_assert(strstr(err.message, "kernel k"));
-	cr_assert_eq(memory_load_file(&memory, MIB, fd, UINT64_MAX - 10, 100, "kernel k", &err), -EINVAL);
-	cr_assert_eq(memory_load_file(&memory, 16 * MIB - 4, fd, 0, 100, "kernel k", &err), -EINVAL);
+	cr_assert_eq(memory_load_file(&memory, MIB, fd, UINT64_MAX - 10, 100, "kernel k", &err),
+		     -EINVAL);
+	cr_assert_eq(memory_load_file(&memory, 16 * MIB - 4, fd, 0, 100, "kernel k", &err),
+		     -EINVAL);
 	memory_destroy(&memory);
 	close(fd);
 }

@@ -50,10 +50,10 @@ Test(options, without_words_the_api_listens_at_its_default_place)
 
 Test(options, every_option_of_the_monitor_is_taken)
 {
-	struct options options =
-		good("mayfly --api-sock /a --id x-1 --config-file /c --log-path /l --level Debug --module src --show-level "
-		     "--show-log-origin --metrics-path /m --boot-timer --http-api-max-payload-size 100 --no-seccomp "
-		     "--start-time-us 5 --start-time-cpu-us 6 --parent-cpu-time-us 7");
+	struct options options = good(
+		"mayfly --api-sock /a --id x-1 --config-file /c --log-path /l --level Debug --module src --show-level "
+		"--show-log-origin --metrics-path /m --boot-timer --http-api-max-payload-size 100 --no-seccomp "
+		"--start-time-us 5 --start-time-cpu-us 6 --parent-cpu-time-us 7");
 
 	cr_assert_str_eq(options.api_socket, "/a");
 	cr_assert_str_eq(options.id, "x-1");
@@ -90,8 +90,10 @@ Test(options, wrong_use_says_what_to_type)
 	cr_assert(strstr(bad("mayfly --http-api-max-payload-size 0"), "from 1 to"));
 	cr_assert(strstr(bad("mayfly --http-api-max-payload-size ten"), "'ten'"));
 	cr_assert(strstr(bad("mayfly --start-time-us -5"), "'-5'"));
-	cr_assert(strstr(bad("mayfly --start-time-cpu-us now"), "--start-time-cpu-us takes a whole number"));
-	cr_assert(strstr(bad("mayfly --parent-cpu-time-us=now"), "--parent-cpu-time-us takes a whole number"));
+	cr_assert(strstr(bad("mayfly --start-time-cpu-us now"),
+			 "--start-time-cpu-us takes a whole number"));
+	cr_assert(strstr(bad("mayfly --parent-cpu-time-us=now"),
+			 "--parent-cpu-time-us takes a whole number"));
 	cr_assert(strstr(bad("mayfly -xh"), "no option -x."));
 	cr_assert(strstr(bad("mayfly -x"), "no option -x."));
 }
@@ -109,7 +111,8 @@ Test(options, what_this_version_lacks_is_refused_by_name)
 {
 	cr_assert(strstr(bad("mayfly --metadata /m"), "--metadata is not supported"));
 	cr_assert(strstr(bad("mayfly --seccomp-filter /f"), "--seccomp-filter is not supported"));
-	cr_assert(strstr(bad("mayfly --describe-snapshot /s"), "--describe-snapshot is not supported"));
+	cr_assert(strstr(bad("mayfly --describe-snapshot /s"),
+			 "--describe-snapshot is not supported"));
 	cr_assert(strstr(bad("mayfly --snapshot-version"), "--snapshot-version is not supported"));
 	cr_assert(strstr(bad("mayfly --mmds-size-limit 5"), "--mmds-size-limit is not supported"));
 }
@@ -124,8 +127,8 @@ Test(options, help_and_version)
 
 Test(options, run_fills_a_configuration)
 {
-	struct options options =
-		good("mayfly run --kernel k --initrd i --drive a,ro --drive b,async,root --cpus 4 --mem 2G -- quiet init=/x");
+	struct options options = good(
+		"mayfly run --kernel k --initrd i --drive a,ro --drive b,async,root --cpus 4 --mem 2G -- quiet init=/x");
 	struct vm_config *config = &options.config;
 
 	cr_assert_eq(options.command, OPTIONS_RUN);
@@ -176,7 +179,9 @@ Test(options, memory_sizes)
 	static const struct {
 		const char *text;
 		uint64_t mib;
-	} sizes[] = { { "256", 256 }, { "256M", 256 }, { "256MiB", 256 }, { "3G", 3072 }, { "1GiB", 1024 } };
+	} sizes[] = {
+		{ "256", 256 }, { "256M", 256 }, { "256MiB", 256 }, { "3G", 3072 }, { "1GiB", 1024 }
+	};
 	char words[64];
 
 	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
