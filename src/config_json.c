@@ -77,6 +77,10 @@ static void set_syntax_error(const json_error_t *error, struct error *err)
 	case json_error_numeric_overflow:
 		snprintf(what, sizeof(what), "number out of range");
 		break;
+	case json_error_null_character:
+	case json_error_null_byte_in_key:
+		snprintf(what, sizeof(what), "a string holds the character \\u0000");
+		break;
 	case json_error_invalid_utf8:
 		snprintf(what, sizeof(what), "invalid UTF-8: %s", error->text);
 		break;

@@ -53,7 +53,8 @@ Test(config_json, broken_text_is_refused_with_line_and_column)
 	assert_not_json("{'a': 1}", 8, "at line 1 column 2");
 	assert_not_json("[1,]", 4, "at line 1 column 4");
 	assert_not_json("99999999999999999999", 20, "number out of range");
-	assert_not_json("\"\\u0000\"", 8, "at line 1");
+	assert_not_json("\"\\u0000\"", 8, "a string holds the character \\u0000 at line 1");
+	assert_not_json("{\"\\u0000\":1}", 12, "a string holds the character \\u0000 at line 1");
 }
 
 Test(config_json, duplicate_keys_are_refused_by_name)
