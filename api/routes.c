@@ -376,6 +376,7 @@ void api_handle(struct vmm *vmm, const struct http_request *request, struct http
 			 request->path, response->status);
 	}
 	response->deprecated = call.deprecated;
-	/* No resource takes HEAD, but the refusal must not be read as the next answer's beginning. */
+	/* No resource takes HEAD, but the refusal must not be read as the next answer's beginning.
+	 */
 	response->head_only = strcmp(request->method_name, "HEAD") == 0;
 }

@@ -81,7 +81,8 @@ int config_check_uint(const struct config_field *field, uint64_t value, struct e
 		return 0;
 	if (value == 0 && field->zero_message)
 		return error_set(err, ERANGE, "%s", field->zero_message);
-	return error_set(err, ERANGE, "%s%sThe value of `%s` is %llu: it must be from %llu to %llu.",
+	return error_set(err, ERANGE,
+			 "%s%sThe value of `%s` is %llu: it must be from %llu to %llu.",
 			 field->range_message ? field->range_message : "",
 			 field->range_message ? " " : "", field->name, (unsigned long long)value,
 			 (unsigned long long)field->min, (unsigned long long)field->max);
