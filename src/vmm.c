@@ -6,7 +6,9 @@
  * what a start uses is opened by it.
  */
 #include <fcntl.h>
+#include <libgen.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/stat.h>
 #include <sys/sysinfo.h>
 
@@ -227,15 +229,53 @@ int vmm_set_drive(struct vmm *vmm, const struct drive_config *config, struct err
 	return result;
 }
 
+/*
+ * Whether the serial port's output could go there. It is not opened: closing a FIFO again would
+ * look to its reader like the end of the output.
+ */
+static int check_output(const char *path, struct error *err)
+{
+	cleanup_free char *copy = strdup(path);
+	struct stat status;
+	const char *needed = path;
+
+	if (!copy)
+		return error_set(err, ENOMEM, "no memory for the serial configuration");
+	if (stat(path, &status) == 0 && S_ISDIR(status.st_mode))
+		return error_set(err, EISDIR, "serial_out_path %s is a directory", path);
+	if (access(path, F_OK) < 0)
+		needed = dirname(copy); /* where it will be made */
+	return access(needed, W_OK) < 0
+		       ? error_errno(err, "serial_out_path %s cannot be written", path)
+		       : 0;
+}
+
 int vmm_set_serial(struct vmm *vmm, const struct serial_config *config, struct error *err)
 {
 	int result = need_not_started(vmm, err);
 
+	if (result == 0 && config->serial_out_path)
+		result = check_output(config->serial_out_path, err);
 	if (result == 0 && config_copy(&config_serial_object, &vmm->config.serial, config) < 0)
 		result = error_set(err, ENOMEM, "no memory for the serial configuration");
 	if (result == 0)
 		vmm->config.has_serial = true;
 	return result;
+}
+
+/* Levels are taken in any case and shown in one. */
+static int name_level(struct logger_config *logger, enum log_level level, struct error *err)
+{
+	char *name;
+
+	if (!logger->level)
+		return 0;
+	name = strdup(level == LOG_WARN ? "Warning" : log_level_name(level));
+	if (!name)
+		return error_set(err, ENOMEM, "no memory for the logger configuration");
+	free(logger->level);
+	logger->level = name;
+	return 0;
 }
 
 int vmm_set_logger(struct vmm *vmm, const struct logger_config *config, struct error *err)
@@ -262,7 +302,7 @@ int vmm_set_logger(struct vmm *vmm, const struct logger_config *config, struct e
 	vmm->log->show_origin = config->show_log_origin;
 	if (config->module)
 		strcpy(vmm->log->module, config->module);
-	return 0;
+	return name_level(&vmm->config.logger, level, err);
 }
 
 int vmm_set_metrics(struct vmm *vmm, const struct metrics_config *config, struct error *err)

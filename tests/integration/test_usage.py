@@ -102,6 +102,12 @@ class TestApi:
         kept = api.request("GET", "/vm/config").json["logger"]
         assert kept == {**first, "module": "src"}
 
+    def test_a_level_is_shown_in_one_spelling(self, workshop):
+        api = workshop.monitor(api=True).api
+        for given, shown in ("warn", "Warning"), ("WARNING", "Warning"), ("debug", "Debug"):
+            assert api.request("PUT", "/logger", {"level": given}).status == 204
+            assert api.request("GET", "/vm/config").json["logger"]["level"] == shown
+
     def test_an_end_before_the_start_is_no_error(self, workshop):
         metrics, log = workshop.path("metrics"), workshop.path("log")
         monitor = workshop.monitor("--metrics-path", metrics, "--log-path", log, api=True)
