@@ -190,6 +190,14 @@ Test(disk, read_only_disk_refuses_writes)
 /*
  * Makes a system call fail in this test's process, as container runtimes and hardened kernels do.
  */
+static void forbid_by(struct sock_filter *filter, unsigned short length)
+{
+	struct sock_fprog program = { length, filter };
+
+	cr_assert_eq(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+	cr_assert_eq(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+}
+
 static void forbid(unsigned int system_call, unsigned int code)
 {
 	struct sock_filter filter[] = {
@@ -198,10 +206,23 @@ static void forbid(unsigned int system_call, unsigned int code)
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | code),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
 	};
-	struct sock_fprog program = { ARRAY_SIZE(filter), filter };
 
-	cr_assert_eq(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-	cr_assert_eq(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+	forbid_by(filter, ARRAY_SIZE(filter));
+}
+
+/* io_uring_enter(2), but only for this many requests at once. */
+static void forbid_batches_of(unsigned int count, unsigned int code)
+{
+	struct sock_filter filter[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_enter, 0, 3),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[1])),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, count, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | code),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+
+	forbid_by(filter, ARRAY_SIZE(filter));
 }
 
 static void told_of_the_sync_engine(unsigned int code)
@@ -254,6 +275,48 @@ Test(disk, requests_that_the_ring_does_not_take_are_done_plainly)
 		cr_assert_eq(memcmp(in, out[1 + i % 2], 4096), 0);
 	}
 	cr_assert_eq(range(disk, DISK_FLUSH, 0, 0, false), 0);
+	disk_close(disk);
+	remove_file(&file);
+}
+
+Test(disk, ring_goes_on_after_a_batch_that_it_did_not_take)
+{
+	static uint8_t data[3][4096], in[4096];
+	struct file file;
+	struct disk *disk;
+
+	make_file(&file, 1 * MIB);
+	file.config.io_engine = IO_ENGINE_ASYNC;
+	disk = open_disk(&file.config);
+	forbid_batches_of(3, EBUSY);
+	for (unsigned int round = 0; round < 20; round++) {
+		struct disk_request requests[3];
+		struct iovec iov[3];
+		unsigned int reaped = 0;
+
+		for (unsigned int i = 0; i < 3; i++) {
+			fill(data[i], 4096, i + round);
+			iov[i] = (struct iovec) { data[i], 4096 };
+			requests[i] = (struct disk_request) {
+				.operation = DISK_WRITE,
+				.offset_bytes = 4096ULL * i,
+				.length_bytes = 4096,
+				.iov = &iov[i],
+				.iov_count = 1,
+			};
+			disk_submit(disk, &requests[i]);
+		}
+		disk_commit(disk);
+		disk_drain(disk);
+		while (disk_reap(disk))
+			reaped++;
+		cr_assert_eq(reaped, 3);
+		/* The next goes through the ring, behind the three that became nothing. */
+		for (unsigned int i = 0; i < 3; i++) {
+			cr_assert_eq(transfer(disk, DISK_READ, 4096ULL * i, in, 4096), 0);
+			cr_assert_eq(memcmp(in, data[i], 4096), 0);
+		}
+	}
 	disk_close(disk);
 	remove_file(&file);
 }

@@ -113,8 +113,10 @@ Test(virtio_block, batch_needs_one_interrupt)
 	with_each_engine(does_a_batch);
 }
 
-/* More than the device takes on at once: the rest waits in the ring, and nothing is forgotten
- * there. */
+/*
+ * More than the device takes on at once: the rest waits in the ring, and nothing is forgotten
+ * there.
+ */
 static void does_more_than_it_takes_on(struct fixture *f)
 {
 	unsigned int count = RING_SIZE / 3;
@@ -157,8 +159,10 @@ static void survives_full_ring(struct fixture *f)
 	driver_turn(&f->driver, 60000);
 	ring_offer(&f->driver.ring, 0);
 	driver_notify(&f->driver);
-	/* A rule is broken or not, as the disk was faster or slower; but all that was right is
-	 * answered. */
+	/*
+	 * A rule is broken or not, as the disk was faster or slower; but all that was right is
+	 * answered.
+	 */
 	while (ring_used_index(&f->driver.ring) < size)
 		cr_assert(driver_turn(&f->driver, 60000), "the device does not answer");
 	driver_settle(&f->driver);
@@ -383,6 +387,8 @@ Test(virtio_block, read_only_drive_refuses_writes)
 	put_range(&f, 0, 0, 1, 0);
 	cr_assert_eq(request(&f, VIRTIO_BLK_T_DISCARD, 0, DATA, 16), VIRTIO_BLK_S_IOERR);
 	cr_assert_eq(request(&f, VIRTIO_BLK_T_WRITE_ZEROES, 0, DATA, 16), VIRTIO_BLK_S_IOERR);
+	cr_assert_eq(counter(&virtio_block_metrics(f.block)->invalid), 3,
+		     "by the device, not the host");
 	cr_assert_eq(request(&f, VIRTIO_BLK_T_IN, 0, DATA, 512), VIRTIO_BLK_S_OK);
 	cr_assert_eq(memcmp(at(&f, DATA, 512), zeros, 512), 0);
 	tear_down(&f);

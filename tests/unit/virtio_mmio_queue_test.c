@@ -7,7 +7,7 @@ Test(virtio_mmio, queue_beyond_the_last_reads_as_absent)
 	struct device device;
 
 	set_up(&d, &device);
-	driver_negotiate(&d, 0);
+	driver_negotiate(&d, RING_RESET);
 	for (uint32_t i = 0; i < QUEUES; i++) {
 		driver_set(&d, VIRTIO_MMIO_QUEUE_SEL, i);
 		cr_assert_eq(driver_get(&d, VIRTIO_MMIO_QUEUE_NUM_MAX), 64);
@@ -75,6 +75,17 @@ Test(virtio_mmio, queue_cannot_be_made_ready_before_features_ok)
 	tear_down(&d, &device);
 }
 
+static void cannot_be_moved(struct driver *d, const struct virtqueue *queue)
+{
+	driver_place_queue(d, 32, 0x1000, 0x2000, 0x3000);
+	driver_set(d, VIRTIO_MMIO_QUEUE_READY, 1);
+	cr_assert(queue->ready);
+	cr_assert_eq(queue->size, 64);
+	cr_assert_eq(queue->descriptors_gpa, RING_DESCRIPTORS);
+	cr_assert_eq(queue->available_gpa, RING_AVAILABLE);
+	cr_assert_eq(queue->used_gpa, RING_USED);
+}
+
 Test(virtio_mmio, ready_queue_cannot_be_moved)
 {
 	struct driver d;
@@ -82,12 +93,11 @@ Test(virtio_mmio, ready_queue_cannot_be_moved)
 	struct virtqueue *queue = &device.mmio.queues[0].virtqueue;
 
 	set_up(&d, &device);
-	driver_start(&d, 0, 64);
-	driver_place_queue(&d, 32, 0x1000, 0x2000, 0x3000);
-	cr_assert_eq(queue->size, 64);
-	cr_assert_eq(queue->descriptors_gpa, RING_DESCRIPTORS);
-	cr_assert_eq(queue->available_gpa, RING_AVAILABLE);
-	cr_assert_eq(queue->used_gpa, RING_USED);
+	driver_negotiate(&d, RING_RESET);
+	driver_set_up_queue(&d, 64);
+	cannot_be_moved(&d, queue);
+	driver_set(&d, VIRTIO_MMIO_STATUS, ALIVE);
+	cannot_be_moved(&d, queue);
 	tear_down(&d, &device);
 }
 
