@@ -127,18 +127,20 @@ class TestMachine:
     def test_interrupts_of_serial_port_and_disks_arrive_on_their_lines(self, boot, variant):
         header, *lines = boot["interrupts"].splitlines()
         assert header.split() == [f"CPU{number}" for number in range(variant.vcpus)]
-        counts = {}
+        counts, devices = {}, {}
         for line in lines:
             match = re.match(rf"\s*(\w+):((?:\s+[0-9]+){{1,{variant.vcpus}}})\s*(.*)", line)
-            if match:
-                counts[match[1]] = (sum(map(int, match[2].split())), match[3])
-        assert counts["4"][0] > 0 and "ttyS0" in counts["4"][1]
-        assert counts["5"][0] > 0 and "virtio0" in counts["5"][1]
-        assert counts["6"][0] > 0 and "virtio1" in counts["6"][1]
-        assert counts["LOC"][0] > 0
-        assert counts.get("ERR", (0,))[0] == 0
+            counts[match[1]] = sum(map(int, match[2].split()))
+            # The number in front is the kernel's own; what counts is the pin.
+            pin = re.match(r"IO-APIC\s+([0-9]+)-(?:edge|fasteoi)\s+(.*)", match[3])
+            if pin:
+                devices[int(pin[1])] = (pin[2], counts[match[1]])
+        for pin, name in ((4, "ttyS0"), (5, "virtio0"), (6, "virtio1")):
+            assert name in devices[pin][0] and devices[pin][1] > 0
+        assert counts["LOC"] > 0
+        assert counts.get("ERR", 0) == 0
         # An interrupt that nobody takes would be a device that nobody wanted.
-        assert counts.get("MIS", (0,))[0] == 0
+        assert counts.get("MIS", 0) == 0
 
     def test_the_kernel_was_entered_by_the_protocol_asked_for(self, boot, variant):
         """Linux' own PVH entry gives itself a boot loader number; 255 is what we say of ourselves."""
@@ -162,10 +164,10 @@ class TestMachine:
                            # A PVM host cannot intercept the guest's CPUID.
                            + ("|APIC ID mismatch" if kernels.host_kind() == "pvm" else ""))
         lines = [line for line in boot["log"].splitlines() if not re.match(r"<[4-7]>.*i8042", line)]
-        assert [line for line in lines if not known.search(line)] == []
+        assert not [line for line in lines if not known.search(line)], boot["log"]
 
     def test_i8042_is_probed_without_a_time_out(self, boot):
-        assert re.search(r"i8042 KBD port at 0x60,0x64 irq 1", boot["log"])
+        assert re.search(r"i8042 KBD port at 0x60,0x64 irq [0-9]+", boot["log"])
         assert not re.search(r"i8042.*(fail|timeout|time-out|No controller|Can't|unable)", boot["log"])
 
     def test_the_clock_is_kvm_clock_or_the_tsc(self, boot):
