@@ -43,7 +43,7 @@ static void resets_large_requests(struct fixture *f)
 		ring_publish(&f->driver.ring);
 		driver_notify(&f->driver);
 		for (unsigned int turn = 0; turn < round; turn++)
-			driver_turn(&f->driver, 60000);
+			driver_turn(&f->driver, 0);
 		driver_set(&f->driver, VIRTIO_MMIO_STATUS, 0);
 		memset(data, 0x77, 3 * 4 * MIB);
 		driver_settle(&f->driver);
