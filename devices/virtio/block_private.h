@@ -10,10 +10,11 @@
 
 /*
  * Limits that the device tells the driver (5.2.4), and holds it to. A segment of zeroes is bounded
- * because the host may have to write them; a discard, which only frees blocks, is not as dear.
+ * because the host may have to write them; a discard is less dear, but some block devices only
+ * take it from a call that waits.
  */
 #define BLOCK_MAX_RANGES	       16
-#define BLOCK_MAX_DISCARD_SECTORS      (4 * GIB / DISK_SECTOR_BYTES)
+#define BLOCK_MAX_DISCARD_SECTORS      (256 * MIB / DISK_SECTOR_BYTES)
 #define BLOCK_MAX_WRITE_ZEROES_SECTORS (64 * MIB / DISK_SECTOR_BYTES)
 #define BLOCK_SEG_MAX		       (VIRTIO_BLOCK_QUEUE_SIZE - 2) /* and the header, and the status */
 
