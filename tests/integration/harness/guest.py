@@ -2,8 +2,8 @@
 import base64
 import re
 
-BOOT_SECONDS = 60
-COMMAND_SECONDS = 60
+BOOT_SECONDS = 30
+COMMAND_SECONDS = 30
 
 BOOT_ARGUMENTS = ("console=ttyS0 reboot=k panic=1 quiet i8042.noaux i8042.nomux i8042.dumbkbd")
 
