@@ -226,6 +226,7 @@ class TestAfterStart:
     def test_flush_metrics_writes_one_line_of_json(self, workshop):
         path = workshop.path("metrics")
         monitor = workshop.boot_tiny(tiny.COUNT, "--metrics-path", path)
+        monitor.api.state()  # answered once the start is over
         lines = len(path.read_text().splitlines())
         monitor.api.put("/actions", {"action_type": "FlushMetrics"})
         text = path.read_text().splitlines()

@@ -152,8 +152,8 @@ class TestOutput:
         reading, writing = os.pipe()
         monitor = workshop.boot_tiny(tiny.COUNT, "--metrics-path", metrics, options={"stdout": writing})
         os.close(writing)
-        assert os.read(reading, 256)[:4] == bytes(range(4))
-        os.close(reading)
+        with os.fdopen(reading, "rb") as reader:
+            assert reader.read(4) == bytes(range(4))
         wait_until(lambda: metrics_of(monitor, metrics)["uart"]["dropped_count"] > 0, 60, "drops")
         assert monitor.api.state() == "Running"
         assert monitor.end() == 143
