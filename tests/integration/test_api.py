@@ -248,7 +248,7 @@ class TestAfterStart:
         monitor.api.get("/")
         monitor.end()
         for line in log_of(monitor).splitlines():
-            assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9} \[name-1:\w+:(Info|Warn|Error):"
+            assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9} \[name-1:[\w-]+:(Info|Warn|Error):"
                                 r"[a-z0-9_/]+\.c:\d+\] .+", line), line
         assert log.stat().st_mode & 0o777 == 0o600
 

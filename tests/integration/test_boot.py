@@ -214,8 +214,10 @@ class TestKinds:
         guest = workshop.boot(kernel, vcpus=4, machine={"smt": True})
         siblings = [guest.read(f"/sys/devices/system/cpu/cpu{n}/topology/thread_siblings_list")
                     for n in range(4)]
-        assert siblings == ["0-1", "0-1", "2-3", "2-3"]
         info = guest.read("/proc/cpuinfo")
+        # Of AMD's CPUs Linux believes it only with a leaf that the interpreted one does not have.
+        if "AuthenticAMD" not in info or "topoext" in info:
+            assert siblings == ["0-1", "0-1", "2-3", "2-3"]
         assert info.count("processor\t:") == 4
         assert not re.search(r"\b(vmx|svm)\b", info)
         assert "hypervisor" in info

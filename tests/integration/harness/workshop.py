@@ -1,4 +1,5 @@
 """Where a test's monitors, files and guests are made, and cleaned up whatever happens."""
+import contextlib
 import json
 import os
 import pathlib
@@ -7,6 +8,7 @@ import subprocess
 import tempfile
 
 from . import images, tiny
+from .api import ConnectionClosed
 from .clock import scaled
 from .guest import BOOT_ARGUMENTS, Guest
 from .monitor import Monitor, Terminal
@@ -102,6 +104,9 @@ class Workshop:
         monitor = self.monitor("--config-file", config, "--log-path", log, "--level", "Debug",
                                "--show-level", *arguments, api=True, **options)
         monitor.log_path = log
+        # The socket is there before the start; an answer comes when that is over, unless the guest is too.
+        with contextlib.suppress(ConnectionClosed, OSError):
+            monitor.api.request("GET", "/version")
         return monitor
 
     def boot(self, kernel, *arguments, ready=True, options=None, **configuration):
