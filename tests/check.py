@@ -188,7 +188,7 @@ def check_emulated():
     must("emulated", ["guest-kernel-configs/build"])
     wrapper = ["tests/host/emulated-host", "run", "--share", REPOSITORY, "--cwd", REPOSITORY,
                "--env", f"MAYFLY={folder / 'mayfly'}", "--env", f"MAYFLY_TIME_FACTOR={EMULATED_TIME_FACTOR}",
-               "--env", f"MAYFLY_CACHE={os.environ.get('MAYFLY_CACHE', '')}",
+               "--env", "PYTHONUNBUFFERED=1", "--env", f"MAYFLY_CACHE={os.environ.get('MAYFLY_CACHE', '')}",
                "--console", RESULTS / "emulated-console.log", "--"]
     result.add(pytest_part("emulated", ["tests/integration", "-m", "guest and not native and not emulated_host"], wrapper))
     return result
