@@ -19,7 +19,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "results" / "check"
 PYTEST = ["/usr/bin/python3", "-m", "pytest", "-q"]
 # What the emulated host is slower by than a machine that runs its guests itself.
-EMULATED_TIME_FACTOR = "20"
+EMULATED_TIME_FACTOR = "8"
 
 
 @dataclasses.dataclass
@@ -186,9 +186,11 @@ def check_emulated():
     # Made here, where it is fast; inside they are found in the cache.
     must("emulated", ["scripts/stock-kernel"])
     must("emulated", ["guest-kernel-configs/build"])
+    must("emulated", ["/usr/bin/python3", "-m", "harness.images"],
+         {"PYTHONPATH": str(REPOSITORY / "tests" / "integration"), "MAYFLY_TEST_HOST": "hardware"})
     wrapper = ["tests/host/emulated-host", "run", "--share", REPOSITORY, "--cwd", REPOSITORY,
                "--env", f"MAYFLY={folder / 'mayfly'}", "--env", f"MAYFLY_TIME_FACTOR={EMULATED_TIME_FACTOR}",
-               "--env", "PYTHONUNBUFFERED=1", "--env", f"MAYFLY_CACHE={os.environ.get('MAYFLY_CACHE', '')}",
+               "--env", "PYTHONUNBUFFERED=1", "--env", "TMPDIR=/scratch", "--env", f"MAYFLY_CACHE={os.environ.get('MAYFLY_CACHE', '')}",
                "--console", RESULTS / "emulated-console.log", "--"]
     result.add(pytest_part("emulated", ["tests/integration", "-m", "guest and not native and not emulated_host"], wrapper))
     return result

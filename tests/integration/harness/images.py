@@ -3,7 +3,7 @@ import hashlib
 import pathlib
 import subprocess
 
-from .kernels import REPOSITORY, images_folder, write_once
+from .kernels import REPOSITORY, guest_kernels, images_folder, write_once
 
 GUESTS = REPOSITORY / "tests/guests"
 
@@ -46,3 +46,15 @@ def copy(image, path):
     subprocess.run(["cp", "--sparse=always", "--reflink=auto", image, path], check=True)
     path.chmod(0o600)
     return path
+
+
+def build_all():
+    """Every image that the tests use with this host's kernels, or with those that MAYFLY_TEST_HOST says."""
+    for kernel in guest_kernels():
+        initrd(kernel)
+    root_disk()
+    root_disk_with_fio()
+
+
+if __name__ == "__main__":
+    build_all()
