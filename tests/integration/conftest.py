@@ -21,6 +21,8 @@ pytest_plugins = ["host_fixtures"]
 
 def pytest_addoption(parser):
     parser.addoption("--mayfly", metavar="PATH", help="the program to test (or set MAYFLY)")
+    parser.addoption("--shard", metavar="I/N", help="run the I-th of N parts of the tests (by class, so that tests "
+                     "which share a guest stay together)")
 
 
 @pytest.fixture(scope="session")
@@ -95,6 +97,18 @@ def pytest_collection_modifyitems(config, items):
     if unfit:
         config.hook.pytest_deselected(items=unfit)
         items[:] = [item for item in items if suits(item)]
+    if config.getoption("--shard"):
+        keep_shard(config, items)
+
+
+def keep_shard(config, items):
+    part, parts = map(int, config.getoption("--shard").split("/"))
+    groups = {}
+    for item in items:
+        groups.setdefault(item.nodeid.rpartition("::")[0], len(groups) % parts + 1)
+    others = [item for item in items if groups[item.nodeid.rpartition("::")[0]] != part]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if groups[item.nodeid.rpartition("::")[0]] == part]
 
 
 def pytest_report_header(config):
