@@ -20,7 +20,9 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "results" / "check"
 PYTEST = ["/usr/bin/python3", "-m", "pytest", "-q"]
 # What the emulated host is slower by than a machine that runs its guests itself.
-EMULATED_TIME_FACTOR = "8"
+EMULATED_TIME_FACTOR = "12"
+EMULATED_HOSTS = 2
+RETRIES_AT_MOST = 10
 
 
 @dataclasses.dataclass
@@ -187,7 +189,7 @@ def emulated_pytest(name, arguments):
     wrapper = ["tests/host/emulated-host", "run", "--cpus", "1", "--share", REPOSITORY, "--cwd", REPOSITORY,
                "--env", f"MAYFLY={REPOSITORY / 'build' / 'mayfly'}",
                "--env", f"MAYFLY_TIME_FACTOR={EMULATED_TIME_FACTOR}", "--env", "PYTHONUNBUFFERED=1",
-               "--env", f"MAYFLY_CACHE={os.environ.get('MAYFLY_CACHE', '')}",
+               "--env", "TMPDIR=/scratch", "--env", f"MAYFLY_CACHE={os.environ.get('MAYFLY_CACHE', '')}",
                "--console", RESULTS / f"{name}-console.log", "--"]
     return pytest_part(name, arguments, wrapper)
 
@@ -216,6 +218,8 @@ def check_emulated():
     # Made here, where it is fast; inside they are found in the cache.
     must("emulated", ["scripts/stock-kernel"])
     must("emulated", ["guest-kernel-configs/build"])
+    must("emulated", ["/usr/bin/python3", "-m", "harness.images"],
+         {"PYTHONPATH": str(REPOSITORY / "tests" / "integration"), "MAYFLY_TEST_HOST": "hardware"})
     inside = Result()
     with concurrent.futures.ThreadPoolExecutor(EMULATED_HOSTS) as pool:
         for part in pool.map(lambda number: emulated_pytest(
