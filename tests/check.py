@@ -50,10 +50,13 @@ def run(part, command, environment=None, show=True):
         log.write(f"$ {line}\n")
         log.flush()
         process = subprocess.Popen(list(map(str, command)), cwd=REPOSITORY, stdin=subprocess.DEVNULL,
-                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                    env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})})
-        for text in process.stdout:
+        # As it comes: pytest's dots are the progress.
+        while piece := os.read(process.stdout.fileno(), 65536):
+            text = piece.decode(errors="replace")
             log.write(text)
+            log.flush()
             if show:
                 print(text, end="", flush=True)
         return process.wait()
