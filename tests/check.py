@@ -187,8 +187,8 @@ def check_native():
 
 
 def emulated_pytest(name, arguments):
-    """pytest in an emulated host of its own. One CPU: with several, QEMU 7.2's interpreter now and then loses an
-    interrupt or a page table of a guest in a guest; and two such hosts fill two cores as well as one of two CPUs."""
+    """pytest in an emulated host of its own. One CPU: with two, under QEMU 7.2's multi-threaded TCG, guests and the
+    emulated host's own kernel failed at random; and two such hosts fill two cores as well as one of two CPUs."""
     wrapper = ["tests/host/emulated-host", "run", "--cpus", "1", "--share", REPOSITORY, "--cwd", REPOSITORY,
                "--env", f"MAYFLY={REPOSITORY / 'build' / 'mayfly'}",
                "--env", f"MAYFLY_TIME_FACTOR={EMULATED_TIME_FACTOR}", "--env", "PYTHONUNBUFFERED=1",
