@@ -9,14 +9,6 @@
 
 #include "console_private.h"
 
-uint64_t console_now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000ULL + (uint64_t)now.tv_nsec;
-}
-
 int console_reopen(int fd, int flags)
 {
 	char path[32];

@@ -117,7 +117,7 @@ static void give_to_guest(struct console *console, const uint8_t *data, size_t l
 	if (!length)
 		return;
 	if (!input->burst_bytes)
-		input->burst_start_ns = console_now_ns();
+		input->burst_start_ns = clock_ns(CLOCK_MONOTONIC);
 	input->burst_bytes += length;
 	/* All of it fits: what is in the buffer belongs to this burst, which is no longer than it.
 	 */
@@ -234,7 +234,7 @@ void console_input_taken(struct console *console)
 
 	if (!input->burst_bytes || !serial_input_taken(console->options.serial))
 		return;
-	pause_ns = (console_now_ns() - input->burst_start_ns) / PAUSE_SHARE;
+	pause_ns = (clock_ns(CLOCK_MONOTONIC) - input->burst_start_ns) / PAUSE_SHARE;
 	if (pause_ns < PAUSE_MIN_NS)
 		pause_ns = PAUSE_MIN_NS;
 	if (pause_ns > PAUSE_MAX_NS)

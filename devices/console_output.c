@@ -272,12 +272,12 @@ int console_output_open(struct console *console, struct error *err)
 void console_output_close(struct console *console)
 {
 	struct console_output *output = &console->output;
-	uint64_t deadline_ns = console_now_ns() + CONSOLE_DRAIN_MS * 1000000ULL;
+	uint64_t deadline_ns = clock_ns(CLOCK_MONOTONIC) + CONSOLE_DRAIN_MS * 1000000ULL;
 
-	while (console_now_ns() < deadline_ns) {
+	while (clock_ns(CLOCK_MONOTONIC) < deadline_ns) {
 		enum step step = drain_step(console);
 		struct pollfd polled = { .fd = output->fd, .events = POLLOUT };
-		uint64_t now_ns = console_now_ns();
+		uint64_t now_ns = clock_ns(CLOCK_MONOTONIC);
 
 		if (step == STEP_DONE)
 			break;

@@ -7,9 +7,6 @@
 
 #include "mayfly/console.h"
 
-/* CLOCK_MONOTONIC. */
-uint64_t console_now_ns(void);
-
 /*
  * A new open file description, with O_NONBLOCK, of what `fd` refers to; -1 when that is not to be
  * had. The flag on `fd` itself would be seen by everyone who shares it: the shell, or a pipeline's

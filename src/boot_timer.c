@@ -8,10 +8,7 @@
 
 static uint64_t clock_us(clockid_t clock)
 {
-	struct timespec now;
-
-	clock_gettime(clock, &now);
-	return (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
+	return clock_ns(clock) / 1000;
 }
 
 static void timer_read(struct bus_device *device, uint64_t offset, uint8_t *data, size_t length)

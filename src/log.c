@@ -151,17 +151,9 @@ void log_write(struct log *log, enum log_level level, const char *file, int line
 	errno = saved;
 }
 
-static uint64_t monotonic_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 bool log_limit_pass(struct log_limit *limit, struct log *log)
 {
-	uint64_t now = monotonic_ns();
+	uint64_t now = clock_ns(CLOCK_MONOTONIC);
 
 	if (limit->period_start_ns == 0 ||
 	    now - limit->period_start_ns >= LOG_LIMIT_PERIOD_MS * 1000000ull) {

@@ -29,14 +29,6 @@ static void ignore_kick(int signal)
 	(void)signal;
 }
 
-static uint64_t monotonic_us(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
-}
-
 static void end_group(struct vcpus *vcpus, enum vcpus_exit reason)
 {
 	int running = VCPUS_RUNNING;
@@ -190,7 +182,8 @@ static void *vcpu_thread(void *argument)
 		log_info(
 			group->log,
 			"the guest's first instruction comes %llu us after the start was asked for",
-			(unsigned long long)(monotonic_us() - group->start_time_us));
+			(unsigned long long)(clock_ns(CLOCK_MONOTONIC) / 1000 -
+					     group->start_time_us));
 	while (!group_ended(group)) {
 		if (ioctl(vcpu->fd, KVM_RUN, 0) == 0) {
 			serve_exit(vcpu);

@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 #define ARRAY_SIZE(array) (sizeof(array) / sizeof((array)[0]))
@@ -41,6 +42,15 @@ static inline bool is_aligned(uint64_t value, uint64_t alignment)
 static inline bool range_within(uint64_t start, uint64_t length, uint64_t limit)
 {
 	return start <= limit && length <= limit - start;
+}
+
+/* What a clock shows, in nanoseconds. CLOCK_MONOTONIC and the CPU time clocks cannot fail. */
+static inline uint64_t clock_ns(clockid_t clock)
+{
+	struct timespec now;
+
+	clock_gettime(clock, &now);
+	return (uint64_t)now.tv_sec * 1000000000ULL + (uint64_t)now.tv_nsec;
 }
 
 static inline void close_fd(int *fd)
