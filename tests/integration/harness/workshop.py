@@ -57,7 +57,7 @@ class Workshop:
                               capture_output=True, text=True, timeout=scaled(seconds), check=False,
                               cwd=self.folder, **options)
 
-    def monitor(self, *arguments, api=False, **options):
+    def monitor(self, *arguments, api=False, may_end=False, **options):
         """Starts mayfly; with api=True on a socket of its own, which is there at return."""
         self.count += 1
         socket_path = None
@@ -66,7 +66,7 @@ class Workshop:
             arguments = ("--api-sock", socket_path, *arguments)
         monitor = Monitor(self.program, arguments, self.folder, api_socket=socket_path, **options)
         self.monitors.append(monitor)
-        return monitor.wait_for_api() if api else monitor
+        return monitor.wait_for_api(may_end=may_end) if api else monitor
 
     def terminal(self):
         return Terminal()
@@ -102,7 +102,7 @@ class Workshop:
         config = self.file(f"config-{self.count}.json", configuration)
         log = self.path(f"log-{self.count}")
         monitor = self.monitor("--config-file", config, "--log-path", log, "--level", "Debug",
-                               "--show-level", *arguments, api=True, **options)
+                               "--show-level", *arguments, api=True, may_end=True, **options)
         monitor.log_path = log
         # The socket is there before the start; an answer comes when that is over, unless the guest is too.
         with contextlib.suppress(ConnectionClosed, OSError):
