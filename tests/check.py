@@ -187,9 +187,8 @@ def check_native():
 
 
 def emulated_pytest(name, arguments):
-    """pytest in an emulated host of its own. One CPU: with two, under QEMU 7.2's multi-threaded TCG, guests and the
-    emulated host's own kernel failed at random; and two such hosts fill two cores as well as one of two CPUs."""
-    wrapper = ["tests/host/emulated-host", "run", "--cpus", "1", "--share", REPOSITORY, "--cwd", REPOSITORY,
+    """pytest in an emulated host of its own, of one CPU: two such hosts fill two cores as well as one of two CPUs."""
+    wrapper = ["tests/host/emulated-host", "run", "--share", REPOSITORY, "--cwd", REPOSITORY,
                "--env", f"MAYFLY={REPOSITORY / 'build' / 'mayfly'}",
                "--env", f"MAYFLY_TIME_FACTOR={EMULATED_TIME_FACTOR}", "--env", "PYTHONUNBUFFERED=1",
                "--env", "TMPDIR=/scratch", "--env", f"MAYFLY_CACHE={os.environ.get('MAYFLY_CACHE', '')}",

@@ -303,7 +303,7 @@ class TestLife:
 
     def test_a_panic_is_reported_with_the_console(self, tmp_path):
         console = tmp_path / "console"
-        with EmulatedHost(cpus=1, console=os.fspath(console)) as host:
+        with EmulatedHost(console=os.fspath(console)) as host:
             with pytest.raises(HostError, match="sysrq triggered crash"):
                 host.run(["sh", "-c", "echo c >/proc/sysrq-trigger"], timeout=PLENTY)
         assert "sysrq triggered crash" in console.read_text()

@@ -36,7 +36,7 @@ class HostError(Exception):
 class Options:
     """What an emulated host is made of."""
 
-    cpus: int = 2
+    cpus: int = 1
     memory_mib: int = 6144
     scratch_mib: int = 16384
     shares: list = dataclasses.field(default_factory=list)
