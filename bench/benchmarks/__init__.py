@@ -1,0 +1,1 @@
+"""One module for each benchmark: see bench/README.md, "A benchmark"."""
