@@ -17,6 +17,7 @@
 #include "mayfly/i8042.h"
 #include "mayfly/serial.h"
 #include "mayfly/virtio_block.h"
+#include "startup_trace.h"
 
 struct machine_drive {
 	struct disk *disk; /* until the device takes it */
@@ -41,6 +42,11 @@ struct machine {
 	struct loop_source exit_source;
 };
 
+static void mark(struct machine *machine, enum startup_stage stage)
+{
+	startup_mark(machine->request.options->startup_trace, stage);
+}
+
 static void on_i8042_reset(void *context)
 {
 	struct machine *machine = context;
@@ -61,6 +67,7 @@ static void on_vcpus_exit(struct loop_source *source, uint32_t events)
 	bool clean = vcpus_exit_reason(machine->vcpus) == VCPUS_RESET;
 
 	(void)events;
+	mark(machine, STARTUP_END);
 	loop_remove(machine->request.loop, source);
 	if (clean)
 		log_info(machine->request.log, "the guest has reset the machine");
@@ -149,6 +156,7 @@ static int create_vm(struct machine *machine, const struct vm_config *config, st
 		.vm = &machine->vm,
 		.log = machine->request.log,
 		.start_time_us = machine->request.options->start_time_us,
+		.startup_trace = machine->request.options->startup_trace,
 	};
 	int result = vm_open(&machine->vm, machine->request.log, err);
 
@@ -162,6 +170,7 @@ static int create_vm(struct machine *machine, const struct vm_config *config, st
 				       config->machine.track_dirty_pages, err);
 	if (result == 0)
 		result = vm_create_irqchip(&machine->vm, err);
+	mark(machine, STARTUP_VM);
 	if (result == 0)
 		result = vcpus_create(&machine->vcpus, &vcpus, err);
 	return result;
@@ -257,12 +266,16 @@ static int build(struct machine *machine, struct error *err)
 	int result = memory_create(&machine->memory, config->machine.mem_size_mib * MIB,
 				   config->machine.huge_pages, err);
 
+	mark(machine, STARTUP_MEMORY);
 	if (result == 0)
 		result = load_kernel(machine, config, &entry, err);
+	mark(machine, STARTUP_KERNEL);
 	if (result == 0)
 		result = open_disks(machine, config, err);
+	mark(machine, STARTUP_DISKS);
 	if (result == 0)
 		result = create_vm(machine, config, err);
+	mark(machine, STARTUP_VCPUS);
 	if (result == 0)
 		result = add_legacy_devices(machine, err);
 	for (unsigned int i = 0; result == 0 && i < machine->drive_count; i++)
@@ -274,8 +287,10 @@ static int build(struct machine *machine, struct error *err)
 				  vcpus_exit_fd(machine->vcpus), EPOLLIN, on_vcpus_exit, err);
 	if (result == 0)
 		result = open_console(machine, config, err);
+	mark(machine, STARTUP_DEVICES);
 	if (result == 0)
 		result = vcpus_start(machine->vcpus, err);
+	mark(machine, STARTUP_THREADS);
 	return result;
 }
 
@@ -323,12 +338,15 @@ void machine_destroy(struct machine *machine)
 		return;
 	loop_remove(machine->request.loop, &machine->exit_source);
 	vcpus_destroy(machine->vcpus);
+	mark(machine, STARTUP_STOPPED);
 	for (unsigned int i = 0; i < machine->drive_count; i++)
 		destroy_drive(machine, &machine->drives[i]);
 	console_close(&machine->console);
 	serial_destroy(&machine->serial);
 	i8042_destroy(&machine->i8042);
+	mark(machine, STARTUP_FLUSHED);
 	vm_close(&machine->vm);
+	mark(machine, STARTUP_CLOSED);
 	memory_destroy(&machine->memory);
 	free(machine);
 }

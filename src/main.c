@@ -14,6 +14,7 @@
 #include "mayfly/signals.h"
 #include "mayfly/vmm.h"
 #include "options.h"
+#include "startup_trace.h"
 
 struct process {
 	struct log log;
@@ -21,6 +22,7 @@ struct process {
 	struct signals signals;
 	struct vmm *vmm;
 	struct api_server *api;
+	struct startup_trace *trace; /* NULL: nobody wants it */
 };
 
 static int complain(const struct error *err, int exit_code)
@@ -71,11 +73,13 @@ static int configured_start(struct process *process, struct options *options, st
 
 	if (options->command == OPTIONS_RUN) {
 		result = set_words(process->vmm, &options->config, err);
+		startup_mark(process->trace, STARTUP_CONFIG);
 		return result < 0 ? result : vmm_start(process->vmm, err);
 	}
 	if (!options->config_file)
 		return 0;
 	result = set_file(process->vmm, options->config_file, err);
+	startup_mark(process->trace, STARTUP_CONFIG);
 	if (result == 0 && vmm_start(process->vmm, err) < 0)
 		result = error_prefix(err, "configuration file %s", options->config_file);
 	return result;
@@ -89,10 +93,13 @@ static int set_up(struct process *process, struct options *options, struct error
 		.serial_escape = options->command == OPTIONS_RUN,
 		.boot_timer = options->boot_timer,
 		.start_time_us = options->start_time_us,
+		.startup_trace = process->trace,
 	};
 	struct metrics_config metrics = { .metrics_path = (char *)options->metrics_path };
 	int result;
 
+	if (process->trace && startup_trace_open(process->trace, options->startup_trace, err) < 0)
+		return -err->code;
 	result = signals_install(&process->log, err);
 	if (result == 0)
 		result = loop_init(&process->loop, err);
@@ -113,6 +120,7 @@ static int set_up(struct process *process, struct options *options, struct error
 		if (result == 0)
 			signals_set_socket_path(options->api_socket);
 	}
+	startup_mark(process->trace, STARTUP_API);
 	return result;
 }
 
@@ -124,6 +132,7 @@ static void tear_down(struct process *process)
 	api_server_destroy(process->api);
 	signals_remove_from_loop(&process->signals, &process->loop);
 	loop_destroy(&process->loop);
+	startup_mark(process->trace, STARTUP_TORN_DOWN);
 	log_close(&process->log);
 }
 
@@ -151,10 +160,11 @@ static bool claim_standard_descriptors(void)
 	return true;
 }
 
-static int run_process(struct options *options)
+static int run_process(struct options *options, struct startup_trace *trace)
 {
-	struct process process = { .loop = { .epoll_fd = -1 } };
-	struct error err = { 0 };
+	struct process process = { .loop = { .epoll_fd = -1 },
+				   .trace = options->startup_trace ? trace : NULL };
+	struct error err = { 0 }, trace_err = { 0 };
 	int exit_code;
 
 	log_init(&process.log);
@@ -168,14 +178,20 @@ static int run_process(struct options *options)
 		exit_code = run_loop(&process, &err);
 	/* First the terminal back, then words on it. */
 	tear_down(&process);
+	if (startup_trace_finish(trace, &trace_err) < 0)
+		complain(&trace_err, 0);
 	return err.code ? complain(&err, exit_code) : exit_code;
 }
 
 int main(int argc, char **argv)
 {
 	struct error err = { 0 };
+	struct startup_trace trace;
 	struct options options;
 	int exit_code = VMM_EXIT_OK;
+
+	startup_trace_init(&trace);
+	startup_mark(&trace, STARTUP_MAIN);
 
 	if (!claim_standard_descriptors())
 		return VMM_EXIT_ERROR;
@@ -183,6 +199,7 @@ int main(int argc, char **argv)
 		config_vm_clear(&options.config);
 		return complain(&err, VMM_EXIT_ARGUMENTS);
 	}
+	startup_mark(&trace, STARTUP_OPTIONS);
 	switch (options.command) {
 	case OPTIONS_HELP:
 		options_print_help();
@@ -195,7 +212,7 @@ int main(int argc, char **argv)
 		break;
 	case OPTIONS_MONITOR:
 	case OPTIONS_RUN:
-		exit_code = run_process(&options);
+		exit_code = run_process(&options, &trace);
 		break;
 	}
 	config_vm_clear(&options.config);

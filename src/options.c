@@ -13,6 +13,7 @@ enum {
 	OPT_CONFIG_FILE,
 	OPT_METRICS_PATH,
 	OPT_BOOT_TIMER,
+	OPT_STARTUP_TRACE,
 	OPT_PAYLOAD,
 	OPT_NO_SECCOMP,
 	OPT_START_TIME_US,
@@ -27,6 +28,7 @@ static const struct option long_options[] = {
 	{ "config-file", required_argument, NULL, OPT_CONFIG_FILE },
 	{ "metrics-path", required_argument, NULL, OPT_METRICS_PATH },
 	{ "boot-timer", no_argument, NULL, OPT_BOOT_TIMER },
+	{ "startup-trace", required_argument, NULL, OPT_STARTUP_TRACE },
 	{ "http-api-max-payload-size", required_argument, NULL, OPT_PAYLOAD },
 	{ "no-seccomp", no_argument, NULL, OPT_NO_SECCOMP },
 	{ "start-time-us", required_argument, NULL, OPT_START_TIME_US },
@@ -66,6 +68,7 @@ void options_print_help(void)
 	      "  --show-level         print the level of each line\n"
 	      "  --show-log-origin    print the source file and line of each line\n"
 	      "  --metrics-path PATH  file or FIFO of the metrics\n"
+	      "  --startup-trace PATH file that gets, at the end, the time of each stage of start and end\n"
 	      "\n"
 	      "Of the one who starts Mayfly:\n"
 	      "  --start-time-us N    CLOCK_MONOTONIC microseconds at which the start was asked for\n"
@@ -197,6 +200,9 @@ static int parse_monitor(struct options *options, int argc, char **argv, struct 
 			break;
 		case OPT_BOOT_TIMER:
 			options->boot_timer = true;
+			break;
+		case OPT_STARTUP_TRACE:
+			options->startup_trace = optarg;
 			break;
 		case OPT_PAYLOAD:
 			result = options_number("--http-api-max-payload-size", optarg, 1, 64 * MIB,

@@ -29,6 +29,7 @@ struct options {
 	struct logger_config logger; /* strings point into argv: never cleared */
 	bool has_logger;
 	const char *metrics_path;
+	const char *startup_trace;
 	bool boot_timer;
 	uint64_t max_payload_bytes;
 	uint64_t start_time_us;

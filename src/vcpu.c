@@ -17,6 +17,7 @@
 #include <time.h>
 
 #include "mayfly/signals.h"
+#include "startup_trace.h"
 #include "vcpu_private.h"
 
 #define KICK_SIGNAL (SIGRTMIN)
@@ -184,8 +185,10 @@ static void *vcpu_thread(void *argument)
 			"the guest's first instruction comes %llu us after the start was asked for",
 			(unsigned long long)(clock_ns(CLOCK_MONOTONIC) / 1000 -
 					     group->start_time_us));
+	startup_mark(vcpu->trace, STARTUP_RUN);
 	while (!group_ended(group)) {
 		if (ioctl(vcpu->fd, KVM_RUN, 0) == 0) {
+			startup_mark(vcpu->trace, STARTUP_EXIT);
 			serve_exit(vcpu);
 			continue;
 		}
@@ -232,6 +235,7 @@ int vcpus_create(struct vcpus **out, const struct vcpus_config *config, struct e
 	pthread_cond_init(&group->changed, NULL);
 	for (unsigned int i = 0; i < LAYOUT_MAX_VCPUS; i++)
 		group->vcpus[i] = (struct vcpu) { .index = i, .fd = -1, .group = group };
+	group->vcpus[0].trace = config->startup_trace;
 	group->exit_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (group->exit_fd < 0) {
 		result = error_errno(err, "cannot make the vCPUs' eventfd");

@@ -16,6 +16,7 @@ struct vcpu {
 	struct vcpus *group;
 	pthread_t thread;
 	bool thread_started;
+	struct startup_trace *trace; /* of vCPU 0, where somebody wants it; else NULL */
 };
 
 struct vcpus {

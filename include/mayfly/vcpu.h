@@ -20,6 +20,7 @@ enum vcpus_exit {
 };
 
 struct vcpus;
+struct startup_trace;
 
 struct vcpus_config {
 	unsigned int count;
@@ -28,6 +29,7 @@ struct vcpus_config {
 	struct vm *vm;		      /* borrowed */
 	struct log *log;	      /* borrowed */
 	uint64_t start_time_us; /* CLOCK_MONOTONIC when the machine was asked for; 0: unknown */
+	struct startup_trace *startup_trace; /* borrowed; NULL: nobody wants it */
 };
 
 /* Makes the vCPUs with their CPUID, MSRs and local APICs. */

@@ -38,6 +38,7 @@ enum vmm_exit {
 };
 
 struct vmm;
+struct startup_trace;
 
 struct vmm_options {
 	const char *id;	    /* of the instance; shown by GET / and in the log */
@@ -45,6 +46,7 @@ struct vmm_options {
 	bool serial_escape; /* Ctrl-A x on a terminal ends the process (for people; `mayfly run`) */
 	bool boot_timer;
 	uint64_t start_time_us; /* CLOCK_MONOTONIC at which the process was asked for; 0: unknown */
+	struct startup_trace *startup_trace; /* borrowed; NULL: nobody wants it */
 };
 
 /* Makes the microVM's frame: nothing of KVM is touched. Borrows `loop` and `log`, which outlive it.

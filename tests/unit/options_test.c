@@ -52,7 +52,7 @@ Test(options, every_option_of_the_monitor_is_taken)
 {
 	struct options options = good(
 		"mayfly --api-sock /a --id x-1 --config-file /c --log-path /l --level Debug --module src --show-level "
-		"--show-log-origin --metrics-path /m --boot-timer --http-api-max-payload-size 100 --no-seccomp "
+		"--show-log-origin --metrics-path /m --startup-trace /t --boot-timer --http-api-max-payload-size 100 --no-seccomp "
 		"--start-time-us 5 --start-time-cpu-us 6 --parent-cpu-time-us 7");
 
 	cr_assert_str_eq(options.api_socket, "/a");
@@ -64,6 +64,7 @@ Test(options, every_option_of_the_monitor_is_taken)
 	cr_assert_str_eq(options.logger.module, "src");
 	cr_assert(options.logger.show_level && options.logger.show_log_origin);
 	cr_assert_str_eq(options.metrics_path, "/m");
+	cr_assert_str_eq(options.startup_trace, "/t");
 	cr_assert(options.boot_timer);
 	cr_assert_eq(options.max_payload_bytes, 100);
 	cr_assert_eq(options.start_time_us, 5);
