@@ -6,9 +6,9 @@
  *   bare-kvm [--times] MEMORY-MIB KERNEL
  *
  * Runs a small ELF guest entered as Linux is in 64-bit mode, until it resets the machine through
- * the i8042 (port 0x64); serial output goes to standard output. --times prints each call and its
- * nanoseconds to standard error, and "start" and "end" by CLOCK_MONOTONIC. Not a monitor: a guest
- * that does anything else is an error.
+ * the i8042 (port 0x64); serial output goes to standard output. --times prints for each call
+ * "START NANOSECONDS NAME" to standard error, START by CLOCK_MONOTONIC. Not a monitor: a guest that
+ * does anything else is an error.
  */
 #include <elf.h>
 #include <errno.h>
@@ -37,7 +37,7 @@
 
 static struct {
 	const char *name;
-	uint64_t ns;
+	uint64_t start_ns, ns;
 } times[MAX_TIMES];
 static unsigned int time_count;
 
@@ -49,11 +49,12 @@ static uint64_t now_ns(void)
 	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
-static void note(const char *name, uint64_t ns)
+static void note(const char *name, uint64_t start_ns)
 {
 	if (time_count < MAX_TIMES) {
 		times[time_count].name = name;
-		times[time_count++].ns = ns;
+		times[time_count].start_ns = start_ns;
+		times[time_count++].ns = now_ns() - start_ns;
 	}
 }
 
@@ -68,7 +69,7 @@ static int die(const char *what)
 	({                                                \
 		uint64_t before = now_ns();               \
 		long result_ = (long)(call);              \
-		note(name, now_ns() - before);            \
+		note(name, before);                       \
 		result_ < 0 ? die(name) : (int)(result_); \
 	})
 
@@ -198,7 +199,7 @@ static int run_guest(int vcpu, struct kvm_run *run)
 		if (ioctl(vcpu, KVM_RUN, 0) < 0)
 			die("KVM_RUN");
 		if (name)
-			note(name, now_ns() - before);
+			note(name, before);
 		if (run->exit_reason != KVM_EXIT_IO) {
 			fprintf(stderr, "bare-kvm: the guest exits with reason %u\n",
 				run->exit_reason);
@@ -221,7 +222,7 @@ int main(int argc, char **argv)
 					    KVM_CAP_IOEVENTFD,	    KVM_CAP_IRQFD,
 					    KVM_CAP_PIT2,	    KVM_CAP_EXT_CPUID,
 					    KVM_CAP_IMMEDIATE_EXIT, KVM_CAP_MAX_VCPUS };
-	uint64_t start = now_ns(), entry, identity = 0xfffbc000;
+	uint64_t entry, identity = 0xfffbc000;
 	bool print = argc > 1 && strcmp(argv[1], "--times") == 0;
 	struct kvm_pit_config pit = { .flags = KVM_PIT_SPEAKER_DUMMY };
 	struct kvm_userspace_memory_region slot = { 0 };
@@ -262,12 +263,11 @@ int main(int argc, char **argv)
 	connect_devices(vm);
 	set_registers(vcpu, entry);
 	status = run_guest(vcpu, run);
+	TIMED("close the VM", munmap(run, (size_t)run_bytes) | close(vcpu) | close(vm));
 	if (print) {
-		fprintf(stderr, "start %llu\n", (unsigned long long)start);
 		for (unsigned int i = 0; i < time_count; i++)
-			fprintf(stderr, "%s: %llu\n", times[i].name,
-				(unsigned long long)times[i].ns);
-		fprintf(stderr, "end %llu\n", (unsigned long long)now_ns());
+			fprintf(stderr, "%llu %llu %s\n", (unsigned long long)times[i].start_ns,
+				(unsigned long long)times[i].ns, times[i].name);
 	}
 	return status;
 }

@@ -36,6 +36,12 @@ def format_table(header, rows):
     return "\n".join([one(lines[0]), "  ".join("-" * width for width in widths), *map(one, lines[1:])])
 
 
+def name_all(contenders):
+    """For the left of a command: who was measured by it."""
+    different = list(dict.fromkeys(contenders))
+    return ", ".join(different[:3]) + (f" and {len(different) - 3} more rows" if len(different) > 3 else "")
+
+
 @dataclasses.dataclass
 class Measure:
     name: str
@@ -47,7 +53,10 @@ class Measure:
 
 @dataclasses.dataclass
 class Sample:
-    """One contender's values of one round: {measure: value}, and the command that made them."""
+    """One contender's values of one round, and the command that made them.
+
+    values: {measure: value}; what one round has many of, such as stages, as {(measure, row): value}.
+    """
 
     values: dict
     command: str
@@ -94,8 +103,9 @@ class Report:
         series.append((number, value, self.command_number(command)))
 
     def add_sample(self, contender, sample, round_number):
-        for measure, value in sample.values.items():
-            self.add(measure, contender, value, command=sample.command, round_number=round_number)
+        for key, value in sample.values.items():
+            measure, row = key if isinstance(key, tuple) else (key, contender)
+            self.add(measure, row, value, command=sample.command, round_number=round_number)
 
     def table(self, title, header, rows, command=""):
         """A table of another shape; `command` made its numbers."""
@@ -123,6 +133,11 @@ class Report:
 
     def by_round(self, measure, contender):
         return {number: value for number, value, _ in self.series.get((measure, contender), [])}
+
+    def command_of(self, measure, contender):
+        """The command of the first sample; "" without one."""
+        series = self.series.get((measure, contender))
+        return self.commands[series[0][2]] if series else ""
 
     def median(self, measure, contender):
         """None without samples."""
@@ -159,12 +174,12 @@ class Report:
             if self.contenders(measure.name):
                 parts.append(f"{measure.title} ({measure.better} is better)\n{self.measure_table(measure)}")
         for (_, contender), samples in self.series.items():
-            used.setdefault(contender, samples[0][2])
+            used.setdefault(samples[0][2], []).append(contender)
         for title, header, rows, command in self.tables:
             parts.append(f"{title}\n{format_table(header, rows)}" + (f"\nby: {command}" if command else ""))
         if used:
             parts.append("Commands (of each contender the first; all are in the JSON)\n" + "\n".join(
-                f"  {contender}: {self.commands[number]}" for contender, number in used.items()))
+                f"  {name_all(contenders)}: {self.commands[number]}" for number, contenders in used.items()))
         if self.goals:
             parts.append("\n".join(f"goal: {goal.text}: {goal.value}: {'reached' if goal.reached else 'NOT REACHED'}"
                                    for goal in self.goals))
