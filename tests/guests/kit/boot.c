@@ -10,10 +10,10 @@
 #include "params.h"
 #include "text.h"
 
-#define ZERO_PAGE_E820_COUNT	0x1e8
-#define ZERO_PAGE_CMDLINE	0x228
-#define ZERO_PAGE_CMDLINE_HIGH	0x0c8
-#define ZERO_PAGE_E820		0x2d0
+#define ZERO_PAGE_E820_COUNT   0x1e8
+#define ZERO_PAGE_CMDLINE      0x228
+#define ZERO_PAGE_CMDLINE_HIGH 0x0c8
+#define ZERO_PAGE_E820	       0x2d0
 
 #define START_INFO_MAGIC 0x336ec578
 
@@ -68,7 +68,8 @@ static uint64_t read_start_info(const struct start_info *info)
 	if (info->version < 1)
 		guest_fail("PVH: start info of version %u has no memory map", info->version);
 	for (uint32_t i = 0; i < info->memory_map_entries; i++) {
-		const struct start_info_range *range = (const struct start_info_range *)info->memory_map + i;
+		const struct start_info_range *range =
+			(const struct start_info_range *)info->memory_map + i;
 
 		add_range(range->start, range->bytes, range->type);
 	}

@@ -1,5 +1,6 @@
 /*
- * What the boot protocol handed over: the command line and the memory map, the same for both protocols.
+ * What the boot protocol handed over: the command line and the memory map, the same for both
+ * protocols.
  */
 #ifndef KIT_BOOT_H
 #define KIT_BOOT_H

@@ -16,7 +16,8 @@
 #define MSR_KVM_SYSTEM_TIME 0x4b564d01
 #define SYSTEM_TIME_ENABLE  1
 
-/* struct pvclock_vcpu_time_info and struct pvclock_wall_clock. Both are odd in `version` while KVM writes them. */
+/* struct pvclock_vcpu_time_info and struct pvclock_wall_clock. Both are odd in `version` while KVM
+ * writes them. */
 struct system_time {
 	uint32_t version, pad0;
 	uint64_t tsc_timestamp, system_time_ns;
@@ -34,7 +35,11 @@ static struct wall_clock wall_clock;
 
 static bool kvm_clock_start(void)
 {
-	static enum { UNKNOWN, ABSENT, STARTED } state;
+	static enum {
+		UNKNOWN,
+		ABSENT,
+		STARTED
+	} state;
 	struct cpuid signature;
 
 	if (state != UNKNOWN)
@@ -43,7 +48,8 @@ static bool kvm_clock_start(void)
 	if (!(cpuid_read(CPUID_FEATURES, 0).ecx & ECX_HYPERVISOR))
 		return false;
 	signature = cpuid_read(CPUID_HYPERVISOR, 0);
-	if (memcmp(&signature.ebx, "KVMK", 4) != 0 || !(cpuid_read(CPUID_KVM_FEATURES, 0).eax & KVM_CLOCKSOURCE2))
+	if (memcmp(&signature.ebx, "KVMK", 4) != 0 ||
+	    !(cpuid_read(CPUID_KVM_FEATURES, 0).eax & KVM_CLOCKSOURCE2))
 		return false;
 	msr_write(MSR_KVM_SYSTEM_TIME, (uintptr_t)&system_time | SYSTEM_TIME_ENABLE);
 	if (*(volatile uint32_t *)&system_time.tsc_to_system_mul == 0)
@@ -91,7 +97,9 @@ static uint64_t cpuid_khz(void)
 uint64_t clock_tsc_khz(void)
 {
 	static uint64_t khz;
-	const struct param params[] = { { .name = "tsc_khz", .type = PARAM_NUMBER, .value = &khz, .minimum = 1 } };
+	const struct param params[] = {
+		{ .name = "tsc_khz", .type = PARAM_NUMBER, .value = &khz, .minimum = 1 }
+	};
 
 	if (khz == 0)
 		params_read(params, 1);
@@ -122,7 +130,8 @@ bool clock_wall_seconds(uint64_t *seconds)
 	now = system_time_now();
 	ticks = tsc_read() - now.tsc_timestamp;
 	ticks = now.tsc_shift < 0 ? ticks >> -now.tsc_shift : ticks << now.tsc_shift;
-	ns = now.system_time_ns + (uint64_t)(((unsigned __int128)ticks * now.tsc_to_system_mul) >> 32);
+	ns = now.system_time_ns +
+	     (uint64_t)(((unsigned __int128)ticks * now.tsc_to_system_mul) >> 32);
 	*seconds = wall_clock.seconds + (wall_clock.nanoseconds + ns) / 1000000000;
 	return true;
 }

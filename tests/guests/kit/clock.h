@@ -1,5 +1,6 @@
 /*
- * Time: the time-stamp counter, its frequency where somebody says it, and the time of day where KVM says it.
+ * Time: the time-stamp counter, its frequency where somebody says it, and the time of day where KVM
+ * says it.
  */
 #ifndef KIT_CLOCK_H
 #define KIT_CLOCK_H

@@ -11,14 +11,14 @@
 #define MCR  (PORT + 4)
 #define LSR  (PORT + 5)
 
-#define IER_RECEIVED  0x01
-#define FCR_ENABLE    0x01
-#define MCR_DTR	      0x01
-#define MCR_RTS	      0x02
-#define MCR_OUT2      0x08 /* lets the interrupt out of the chip, on a PC */
-#define LSR_RECEIVED  0x01
-#define LSR_TX_EMPTY  0x20
-#define FIFO_BYTES    16
+#define IER_RECEIVED 0x01
+#define FCR_ENABLE   0x01
+#define MCR_DTR	     0x01
+#define MCR_RTS	     0x02
+#define MCR_OUT2     0x08 /* lets the interrupt out of the chip, on a PC */
+#define LSR_RECEIVED 0x01
+#define LSR_TX_EMPTY 0x20
+#define FIFO_BYTES   16
 
 #define SERIAL_PIN 4
 
@@ -51,7 +51,8 @@ struct conversion {
 	unsigned int longs;
 };
 
-static void put_number(uint64_t value, unsigned int base, bool negative, const struct conversion *how)
+static void put_number(uint64_t value, unsigned int base, bool negative,
+		       const struct conversion *how)
 {
 	char digits[32];
 	unsigned int count = 0;
@@ -142,7 +143,8 @@ int console_read(void)
 	return in8(LSR) & LSR_RECEIVED ? in8(DATA) : -1;
 }
 
-/* The byte is taken by whoever was woken; the interrupt comes again for the next one that arrives. */
+/* The byte is taken by whoever was woken; the interrupt comes again for the next one that arrives.
+ */
 static void on_interrupt(struct trap_frame *frame)
 {
 	(void)frame;

@@ -1,8 +1,9 @@
 /*
  * The serial port, a 16550A at 0x3f8 (National Semiconductor PC16550D): text out, bytes in.
  *
- * What machines read of a guest are lines on it: "result: NAME KEY=VALUE ...", one for each thing measured, values
- * without spaces; "guest: ready" where a guest begins to wait; "guest failed: REASON" where it ends in failure (end.h).
+ * What machines read of a guest are lines on it: "result: NAME KEY=VALUE ...", one for each thing
+ * measured, values without spaces; "guest: ready" where a guest begins to wait; "guest failed:
+ * REASON" where it ends in failure (end.h).
  */
 #ifndef KIT_CONSOLE_H
 #define KIT_CONSOLE_H

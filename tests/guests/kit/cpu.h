@@ -1,9 +1,9 @@
 /*
- * The CPU as a small guest sees it: instructions that C has no word for, each CPU's own memory, ring 3, and the
- * exceptions. Intel SDM volume 3; AMD64 APM volume 2.
+ * The CPU as a small guest sees it: instructions that C has no word for, each CPU's own memory,
+ * ring 3, and the exceptions. Intel SDM volume 3; AMD64 APM volume 2.
  *
- * No instruction here, and none that the compiler makes with the kit's flags, is one that an interpreter of supervisor
- * code is known to lack (among them POPCNT, INT3 and the fences of SSE).
+ * No instruction here, and none that the compiler makes with the kit's flags, is one that an
+ * interpreter of supervisor code is known to lack (among them POPCNT, INT3 and the fences of SSE).
  */
 #ifndef KIT_CPU_H
 #define KIT_CPU_H
@@ -70,7 +70,10 @@ static inline uint64_t msr_read(uint32_t msr)
 
 static inline void msr_write(uint32_t msr, uint64_t value)
 {
-	__asm__ volatile("wrmsr" : : "c"(msr), "a"((uint32_t)value), "d"((uint32_t)(value >> 32)) : "memory");
+	__asm__ volatile("wrmsr"
+			 :
+			 : "c"(msr), "a"((uint32_t)value), "d"((uint32_t)(value >> 32))
+			 : "memory");
 }
 
 struct cpuid {
@@ -81,11 +84,14 @@ static inline struct cpuid cpuid_read(uint32_t leaf, uint32_t subleaf)
 {
 	struct cpuid r;
 
-	__asm__ volatile("cpuid" : "=a"(r.eax), "=b"(r.ebx), "=c"(r.ecx), "=d"(r.edx) : "a"(leaf), "c"(subleaf));
+	__asm__ volatile("cpuid"
+			 : "=a"(r.eax), "=b"(r.ebx), "=c"(r.ecx), "=d"(r.edx)
+			 : "a"(leaf), "c"(subleaf));
 	return r;
 }
 
-/* Orders memory accesses, those to devices included; a locked instruction, since every interpreter has those. */
+/* Orders memory accesses, those to devices included; a locked instruction, since every interpreter
+ * has those. */
 static inline void memory_barrier(void)
 {
 	__asm__ volatile("lock addl $0, -4(%%rsp)" : : : "memory", "cc");
@@ -112,7 +118,8 @@ static inline void interrupts_off(void)
 	__asm__ volatile("cli" : : : "memory");
 }
 
-/* Sleeps until an interrupt has been handled. Interrupts are off before, so that none is missed, and after. */
+/* Sleeps until an interrupt has been handled. Interrupts are off before, so that none is missed,
+ * and after. */
 static inline void cpu_wait(void)
 {
 	__asm__ volatile("sti; hlt; cli" : : : "memory");
@@ -157,9 +164,10 @@ static inline struct cpu *cpu_self(void)
 void cpu_init(uint32_t index);
 
 /*
- * Calls `function` with `argument` in ring 3, and returns what it returned. It may use all memory, but no
- * ports; what only ring 0 may do ends the guest. Where supervisor code is interpreted, ring 3 is not: loops over memory and text
- * belong there. Not from within ring 3, nor from an interrupt handler.
+ * Calls `function` with `argument` in ring 3, and returns what it returned. It may use all memory,
+ * but no ports; what only ring 0 may do ends the guest. Where supervisor code is interpreted, ring
+ * 3 is not: loops over memory and text belong there. Not from within ring 3, nor from an interrupt
+ * handler.
  */
 uint64_t user_run(uint64_t (*function)(void *argument), void *argument);
 
@@ -174,7 +182,8 @@ struct trap_frame {
 #define EXCEPTIONS 32
 #define VECTORS	   64
 
-/* Called with interrupts off. An exception without a handler ends the guest; so does such an interrupt. */
+/* Called with interrupts off. An exception without a handler ends the guest; so does such an
+ * interrupt. */
 typedef void trap_handler(struct trap_frame *frame);
 void trap_set_handler(unsigned int vector, trap_handler *handler);
 

@@ -5,7 +5,7 @@
 #include "cpu.h"
 #include "end.h"
 
-#define I8042_COMMAND	    0x64
+#define I8042_COMMAND	  0x64
 #define I8042_PULSE_RESET 0xfe
 
 void guest_end(void)

@@ -1,18 +1,18 @@
 /* Interrupt controllers: see interrupts.h. */
 #include "interrupts.h"
 
-#define LOCAL_APIC 0xfee00000ULL
-#define APIC_ID	   (LOCAL_APIC + 0x020)
-#define APIC_EOI   (LOCAL_APIC + 0x0b0)
-#define APIC_SPURIOUS (LOCAL_APIC + 0x0f0)
+#define LOCAL_APIC	  0xfee00000ULL
+#define APIC_ID		  (LOCAL_APIC + 0x020)
+#define APIC_EOI	  (LOCAL_APIC + 0x0b0)
+#define APIC_SPURIOUS	  (LOCAL_APIC + 0x0f0)
 #define APIC_COMMAND_LOW  (LOCAL_APIC + 0x300)
 #define APIC_COMMAND_HIGH (LOCAL_APIC + 0x310)
-#define APIC_ENABLE  0x100
-#define APIC_PENDING (1U << 12)
-#define SPURIOUS_VECTOR (VECTORS - 1)
+#define APIC_ENABLE	  0x100
+#define APIC_PENDING	  (1U << 12)
+#define SPURIOUS_VECTOR	  (VECTORS - 1)
 
-#define IO_APIC_INDEX 0xfec00000ULL
-#define IO_APIC_DATA  0xfec00010ULL
+#define IO_APIC_INDEX	 0xfec00000ULL
+#define IO_APIC_DATA	 0xfec00010ULL
 #define REDIRECTION(pin) (0x10 + 2 * (pin))
 
 #define PIC_MASTER_MASK 0x21

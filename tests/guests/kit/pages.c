@@ -30,7 +30,8 @@ void *pages_take(uint64_t count)
 	for (unsigned int i = 0; i < boot_info.range_count; i++) {
 		const struct boot_range *range = &boot_info.ranges[i];
 
-		if (range->type == BOOT_RANGE_RAM && start >= range->start && start < range->start + range->bytes &&
+		if (range->type == BOOT_RANGE_RAM && start >= range->start &&
+		    start < range->start + range->bytes &&
 		    range->start + range->bytes - start >= bytes) {
 			next_page = start + bytes;
 			return memset((void *)start, 0, bytes);
@@ -76,7 +77,8 @@ void pages_map(uint64_t start, uint64_t bytes)
 {
 	for (uint64_t gib = start / GIB; gib * GIB < start + bytes; gib++) {
 		if (gib >= TABLE_ENTRIES)
-			guest_fail("memory at %#llx cannot be mapped", (unsigned long long)(gib * GIB));
+			guest_fail("memory at %#llx cannot be mapped",
+				   (unsigned long long)(gib * GIB));
 		if (page_directory_pointers[gib])
 			continue;
 		page_directory_pointers[gib] = (uintptr_t)pages_take(1) | TABLE_FLAGS;

@@ -1,4 +1,5 @@
-/* The command line: see params.h. Text is looked at in ring 3: a hundred characters are some thousand instructions. */
+/* The command line: see params.h. Text is looked at in ring 3: a hundred characters are some
+ * thousand instructions. */
 #include "boot.h"
 #include "cpu.h"
 #include "end.h"

@@ -1,6 +1,7 @@
 /*
- * The command line, as words NAME or NAME=VALUE. Words that nobody asks for are passed over, as Linux does; the value
- * of a word that somebody asks for must be good, or the guest ends and says why.
+ * The command line, as words NAME or NAME=VALUE. Words that nobody asks for are passed over, as
+ * Linux does; the value of a word that somebody asks for must be good, or the guest ends and says
+ * why.
  */
 #ifndef KIT_PARAMS_H
 #define KIT_PARAMS_H

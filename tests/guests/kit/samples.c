@@ -7,7 +7,8 @@
 
 void samples_open(struct samples *samples, uint64_t room)
 {
-	samples->ticks = pages_take((room * sizeof(samples->ticks[0]) + PAGE_BYTES - 1) / PAGE_BYTES);
+	samples->ticks =
+		pages_take((room * sizeof(samples->ticks[0]) + PAGE_BYTES - 1) / PAGE_BYTES);
 	samples->count = 0;
 	samples->room = room;
 }
@@ -59,7 +60,8 @@ static void print_times(const struct samples *samples, const char *unit, bool as
 	for (size_t i = 0; i < sizeof(times) / sizeof(times[0]); i++) {
 		uint64_t ticks = samples->ticks[times[i].index];
 
-		print(" %s_%s=%llu", times[i].name, unit, (unsigned long long)(as_ns ? clock_tsc_to_ns(ticks) : ticks));
+		print(" %s_%s=%llu", times[i].name, unit,
+		      (unsigned long long)(as_ns ? clock_tsc_to_ns(ticks) : ticks));
 	}
 }
 

@@ -17,12 +17,14 @@ void samples_open(struct samples *samples, uint64_t room);
 static inline void samples_add(struct samples *samples, uint64_t ticks)
 {
 	if (samples->count < samples->room)
-		samples->ticks[samples->count++] = ticks < UINT32_MAX ? (uint32_t)ticks : UINT32_MAX;
+		samples->ticks[samples->count++] =
+			ticks < UINT32_MAX ? (uint32_t)ticks : UINT32_MAX;
 }
 
 /*
- * Prints "result: NAME n=... min_ticks=... median_ticks=... p99_ticks=... max_ticks=..." and, where the counter's
- * frequency is known, the same as ..._ns. `more` is put behind the name: "" or " KEY=VALUE ...". Empties the samples.
+ * Prints "result: NAME n=... min_ticks=... median_ticks=... p99_ticks=... max_ticks=..." and, where
+ * the counter's frequency is known, the same as ..._ns. `more` is put behind the name: "" or "
+ * KEY=VALUE ...". Empties the samples.
  */
 void samples_report(struct samples *samples, const char *name, const char *more);
 

@@ -3,8 +3,8 @@
 #include "smp.h"
 #include "text.h"
 
-#define TRAMPOLINE     0x1000ULL /* trampoline.S knows it, too */
-#define COMMAND_INIT   0x4500	  /* assert */
+#define TRAMPOLINE	0x1000ULL /* trampoline.S knows it, too */
+#define COMMAND_INIT	0x4500	  /* assert */
 #define COMMAND_STARTUP 0x4600
 
 extern const uint8_t trampoline[], trampoline_end[];
@@ -40,8 +40,8 @@ static bool wait_up(uint64_t patience)
 	return starting.up;
 }
 
-bool cpu_start(uint32_t index, uint32_t apic_id_of_cpu, void (*function)(void *argument), void *argument,
-	       uint64_t patience)
+bool cpu_start(uint32_t index, uint32_t apic_id_of_cpu, void (*function)(void *argument),
+	       void *argument, uint64_t patience)
 {
 	interrupts_init();
 	memcpy((void *)TRAMPOLINE, trampoline, (size_t)(trampoline_end - trampoline));

@@ -1,4 +1,5 @@
-/* Memory and text: see text.h. String instructions, since one of them is one step of an interpreter. */
+/* Memory and text: see text.h. String instructions, since one of them is one step of an
+ * interpreter. */
 #include "text.h"
 
 void *memcpy(void *to, const void *from, size_t bytes)
@@ -18,7 +19,10 @@ void *memmove(void *to, const void *from, size_t bytes)
 		return memcpy(to, from, bytes);
 	while (bytes--) {
 		*--out = *--in;
-		__asm__ volatile("" : : : "memory"); /* or the compiler makes this a call of memmove() */
+		__asm__ volatile(""
+				 :
+				 :
+				 : "memory"); /* or the compiler makes this a call of memmove() */
 	}
 	return to;
 }

@@ -14,8 +14,8 @@ size_t text_length(const char *text);
 bool text_equal(const char *one, const char *other);
 
 /*
- * A number at the beginning of `text`: decimal, or hexadecimal with 0x. Returns what follows it, or NULL when there is
- * none or it is too large.
+ * A number at the beginning of `text`: decimal, or hexadecimal with 0x. Returns what follows it, or
+ * NULL when there is none or it is too large.
  */
 const char *text_number(const char *text, uint64_t *number);
 

@@ -1,5 +1,6 @@
 /*
- * What happens on an exception or interrupt: the handler that was set, or an end that says what it was.
+ * What happens on an exception or interrupt: the handler that was set, or an end that says what it
+ * was.
  */
 #include "console.h"
 #include "cpu.h"
@@ -7,9 +8,9 @@
 
 #define VECTOR_UNDEFINED_OPCODE 6
 
-#define GDT_FIRST_TSS	8 /* as an index: see start.S */
-#define TSS_DESCRIPTOR	0x0000890000000000ULL
-#define TSS_LIMIT	0x67
+#define GDT_FIRST_TSS  8 /* as an index: see start.S */
+#define TSS_DESCRIPTOR 0x0000890000000000ULL
+#define TSS_LIMIT      0x67
 
 extern uint64_t gdt[];
 extern const char user_exit[];
@@ -28,7 +29,8 @@ void cpu_init(uint32_t index)
 
 	cpu->index = index;
 	cpu->tss.io_map_offset = sizeof(cpu->tss);
-	descriptor[0] = TSS_DESCRIPTOR | TSS_LIMIT | (base & 0xffffff) << 16 | (base >> 24 & 0xff) << 56;
+	descriptor[0] =
+		TSS_DESCRIPTOR | TSS_LIMIT | (base & 0xffffff) << 16 | (base >> 24 & 0xff) << 56;
 	descriptor[1] = base >> 32;
 	__asm__ volatile("ltr %w0" : : "r"((GDT_FIRST_TSS + 2 * index) * 8) : "memory");
 }
@@ -41,10 +43,26 @@ void trap_set_handler(unsigned int vector, trap_handler *handler)
 static const char *exception_name(uint64_t vector)
 {
 	static const char *const names[] = {
-		"divide error", "debug", "NMI", "breakpoint", "overflow", "bound range", "undefined opcode",
-		"device not available", "double fault", "coprocessor overrun", "invalid TSS", "segment not present",
-		"stack fault", "general protection", "page fault", "reserved", "x87 error", "alignment check",
-		"machine check", "SIMD error",
+		"divide error",
+		"debug",
+		"NMI",
+		"breakpoint",
+		"overflow",
+		"bound range",
+		"undefined opcode",
+		"device not available",
+		"double fault",
+		"coprocessor overrun",
+		"invalid TSS",
+		"segment not present",
+		"stack fault",
+		"general protection",
+		"page fault",
+		"reserved",
+		"x87 error",
+		"alignment check",
+		"machine check",
+		"SIMD error",
 	};
 
 	return vector < sizeof(names) / sizeof(names[0]) ? names[vector] : "unexpected interrupt";
@@ -54,16 +72,19 @@ void trap(struct trap_frame *frame)
 {
 	uint64_t fault_address;
 
-	if (frame->vector == VECTOR_UNDEFINED_OPCODE && frame->rip == (uintptr_t)user_exit && (frame->cs & 3) == 3)
+	if (frame->vector == VECTOR_UNDEFINED_OPCODE && frame->rip == (uintptr_t)user_exit &&
+	    (frame->cs & 3) == 3)
 		user_leave(frame->rax);
 	if (handlers[frame->vector]) {
 		handlers[frame->vector](frame);
 		return;
 	}
 	__asm__ volatile("mov %%cr2, %0" : "=r"(fault_address));
-	guest_fail("%s (vector %llu, error %#llx) on CPU %u in ring %llu: rip %#llx rsp %#llx rflags %#llx cr2 %#llx rax %#llx",
-		   exception_name(frame->vector), (unsigned long long)frame->vector, (unsigned long long)frame->error,
-		   cpu_self()->index, (unsigned long long)frame->cs & 3, (unsigned long long)frame->rip,
-		   (unsigned long long)frame->rsp, (unsigned long long)frame->rflags, (unsigned long long)fault_address,
-		   (unsigned long long)frame->rax);
+	guest_fail(
+		"%s (vector %llu, error %#llx) on CPU %u in ring %llu: rip %#llx rsp %#llx rflags %#llx cr2 %#llx rax %#llx",
+		exception_name(frame->vector), (unsigned long long)frame->vector,
+		(unsigned long long)frame->error, cpu_self()->index,
+		(unsigned long long)frame->cs & 3, (unsigned long long)frame->rip,
+		(unsigned long long)frame->rsp, (unsigned long long)frame->rflags,
+		(unsigned long long)fault_address, (unsigned long long)frame->rax);
 }

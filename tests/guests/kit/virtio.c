@@ -45,10 +45,12 @@ static void read_devices(void)
 		if (!user_run(read_device, (void *)(uintptr_t)value))
 			guest_fail("the parameter " DEVICE_PARAMETER " cannot be '%s'", value);
 		if (virtio_read(device, VIRTIO_MAGIC) != VIRTIO_MAGIC_VALUE)
-			guest_fail("there is no virtio device at %#llx", (unsigned long long)device->base);
+			guest_fail("there is no virtio device at %#llx",
+				   (unsigned long long)device->base);
 		if (virtio_read(device, VIRTIO_VERSION) != 2)
 			guest_fail("the virtio device at %#llx has version %u instead of 2",
-				   (unsigned long long)device->base, virtio_read(device, VIRTIO_VERSION));
+				   (unsigned long long)device->base,
+				   virtio_read(device, VIRTIO_VERSION));
 		device->id = virtio_read(device, VIRTIO_DEVICE_ID);
 		device_count++;
 	}
@@ -91,24 +93,29 @@ void virtio_open(struct virtio_device *device, uint64_t wanted)
 	offered = (uint64_t)offered_features(device, 1) << 32 | offered_features(device, 0);
 	device->features = offered & (wanted | VIRTIO_F_VERSION_1);
 	if (!(device->features & VIRTIO_F_VERSION_1))
-		guest_fail("the virtio device at %#llx is not of version 1", (unsigned long long)device->base);
+		guest_fail("the virtio device at %#llx is not of version 1",
+			   (unsigned long long)device->base);
 	for (uint32_t half = 0; half < 2; half++) {
 		virtio_write(device, VIRTIO_DRIVER_FEATURES_SEL, half);
-		virtio_write(device, VIRTIO_DRIVER_FEATURES, (uint32_t)(device->features >> 32 * half));
+		virtio_write(device, VIRTIO_DRIVER_FEATURES,
+			     (uint32_t)(device->features >> 32 * half));
 	}
-	virtio_write(device, VIRTIO_STATUS, VIRTIO_ACKNOWLEDGE | VIRTIO_DRIVER | VIRTIO_FEATURES_OK);
+	virtio_write(device, VIRTIO_STATUS,
+		     VIRTIO_ACKNOWLEDGE | VIRTIO_DRIVER | VIRTIO_FEATURES_OK);
 	if (!(virtio_read(device, VIRTIO_STATUS) & VIRTIO_FEATURES_OK))
-		guest_fail("the virtio device at %#llx refuses the features %#llx", (unsigned long long)device->base,
-			   (unsigned long long)device->features);
+		guest_fail("the virtio device at %#llx refuses the features %#llx",
+			   (unsigned long long)device->base, (unsigned long long)device->features);
 }
 
-static void write_address(const struct virtio_device *device, uint32_t offset, const volatile void *address)
+static void write_address(const struct virtio_device *device, uint32_t offset,
+			  const volatile void *address)
 {
 	virtio_write(device, offset, (uint32_t)(uintptr_t)address);
 	virtio_write(device, offset + 4, (uint32_t)((uintptr_t)address >> 32));
 }
 
-void virtio_queue_open(struct virtqueue *queue, struct virtio_device *device, uint16_t index, uint16_t size)
+void virtio_queue_open(struct virtqueue *queue, struct virtio_device *device, uint16_t index,
+		       uint16_t size)
 {
 	uint32_t size_max;
 	uint8_t *page;
@@ -120,7 +127,8 @@ void virtio_queue_open(struct virtqueue *queue, struct virtio_device *device, ui
 	if (size > size_max)
 		size = (uint16_t)size_max;
 	if (size == 0)
-		guest_fail("the virtio device at %#llx has no queue %u", (unsigned long long)device->base, index);
+		guest_fail("the virtio device at %#llx has no queue %u",
+			   (unsigned long long)device->base, index);
 	/* A page for what the driver writes, one for what the device writes. */
 	page = pages_take(2);
 	*queue = (struct virtqueue) {
@@ -140,7 +148,8 @@ void virtio_queue_open(struct virtqueue *queue, struct virtio_device *device, ui
 	write_address(device, VIRTIO_QUEUE_DEVICE_LOW, queue->used);
 	virtio_write(device, VIRTIO_QUEUE_READY, 1);
 	if (virtio_read(device, VIRTIO_QUEUE_READY) != 1)
-		guest_fail("the virtio device at %#llx refuses queue %u", (unsigned long long)device->base, index);
+		guest_fail("the virtio device at %#llx refuses queue %u",
+			   (unsigned long long)device->base, index);
 	queue->avail->flags = VIRTQ_AVAIL_NO_INTERRUPT;
 }
 
@@ -156,7 +165,8 @@ static void on_interrupt(struct trap_frame *frame)
 
 		if (interrupt_vector(device->irq) != frame->vector)
 			continue;
-		virtio_write(device, VIRTIO_INTERRUPT_ACK, virtio_read(device, VIRTIO_INTERRUPT_STATUS));
+		virtio_write(device, VIRTIO_INTERRUPT_ACK,
+			     virtio_read(device, VIRTIO_INTERRUPT_STATUS));
 		device->interrupt_tsc = frame->tsc;
 		device->interrupts++;
 	}
@@ -169,7 +179,8 @@ void virtio_enable_interrupt(struct virtio_device *device)
 	interrupt_route(device->irq, on_interrupt);
 }
 
-uint16_t virtqueue_add(struct virtqueue *queue, const struct virtq_buffer *buffers, unsigned int count)
+uint16_t virtqueue_add(struct virtqueue *queue, const struct virtq_buffer *buffers,
+		       unsigned int count)
 {
 	uint16_t head = queue->free_head;
 	struct virtq_desc *desc = NULL;
@@ -180,7 +191,8 @@ uint16_t virtqueue_add(struct virtqueue *queue, const struct virtq_buffer *buffe
 		desc = &queue->desc[queue->free_head];
 		desc->address = (uintptr_t)buffers[i].data;
 		desc->length = buffers[i].bytes;
-		desc->flags = (uint16_t)(VIRTQ_DESC_NEXT | (buffers[i].device_writes ? VIRTQ_DESC_WRITE : 0));
+		desc->flags = (uint16_t)(VIRTQ_DESC_NEXT |
+					 (buffers[i].device_writes ? VIRTQ_DESC_WRITE : 0));
 		queue->free_head = desc->next;
 	}
 	if (desc)
@@ -222,7 +234,8 @@ int virtqueue_take(struct virtqueue *queue, uint32_t *written)
 	compiler_barrier();
 	id = queue->used->ring[queue->used_seen % queue->size].id;
 	if (id >= queue->size)
-		guest_fail("virtqueue %u: the device used a chain %u, which does not exist", queue->index, id);
+		guest_fail("virtqueue %u: the device used a chain %u, which does not exist",
+			   queue->index, id);
 	if (written)
 		*written = queue->used->ring[queue->used_seen % queue->size].length;
 	queue->used_seen++;

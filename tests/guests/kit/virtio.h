@@ -1,6 +1,7 @@
 /*
- * A driver for virtio-mmio devices with split rings (virtio 1.2, 2.7, 4.2). Registers and rings are open: who wants
- * to do what a driver must not do, does it with virtio_read(), virtio_write() and the pointers in struct virtqueue.
+ * A driver for virtio-mmio devices with split rings (virtio 1.2, 2.7, 4.2). Registers and rings are
+ * open: who wants to do what a driver must not do, does it with virtio_read(), virtio_write() and
+ * the pointers in struct virtqueue.
  *
  * Devices are found by the parameters virtio_mmio.device=SIZE@ADDRESS:IRQ on the command line.
  */
@@ -53,8 +54,8 @@
 #define VIRTIO_QUEUE_SIZE  64 /* at most, of this driver's queues */
 
 /* Rings (2.7). */
-#define VIRTQ_DESC_NEXT		  1
-#define VIRTQ_DESC_WRITE	  2
+#define VIRTQ_DESC_NEXT		 1
+#define VIRTQ_DESC_WRITE	 2
 #define VIRTQ_AVAIL_NO_INTERRUPT 1
 #define VIRTQ_USED_NO_NOTIFY	 1
 
@@ -90,8 +91,8 @@ struct virtqueue {
 struct virtio_device {
 	uint64_t base;
 	uint32_t irq, id;
-	uint64_t features;		/* negotiated */
-	volatile uint32_t interrupts;	/* how many came */
+	uint64_t features;		 /* negotiated */
+	volatile uint32_t interrupts;	 /* how many came */
 	volatile uint64_t interrupt_tsc; /* when the last one came */
 };
 
@@ -105,7 +106,8 @@ static inline void virtio_write(const struct virtio_device *device, uint32_t off
 	mmio_write32(device->base + offset, value);
 }
 
-/* The index-th device with this id, or NULL. A device whose registers make no sense ends the guest. */
+/* The index-th device with this id, or NULL. A device whose registers make no sense ends the guest.
+ */
 struct virtio_device *virtio_find(uint32_t id, unsigned int index);
 
 /* How many windows the command line names, and each of them, whatever is in it. */
@@ -116,12 +118,14 @@ struct virtio_device *virtio_at(unsigned int index);
 void virtio_open(struct virtio_device *device, uint64_t wanted);
 
 /* Makes a queue, of the smaller of the two sizes, and tells the device. */
-void virtio_queue_open(struct virtqueue *queue, struct virtio_device *device, uint16_t index, uint16_t size);
+void virtio_queue_open(struct virtqueue *queue, struct virtio_device *device, uint16_t index,
+		       uint16_t size);
 
 /* The queues are made: the device may work. */
 void virtio_ready(struct virtio_device *device);
 
-/* From now on the device's interrupts wake the CPU that waits, and are counted. At most VIRTIO_DEVICES_MAX of them. */
+/* From now on the device's interrupts wake the CPU that waits, and are counted. At most
+ * VIRTIO_DEVICES_MAX of them. */
 void virtio_enable_interrupt(struct virtio_device *device);
 
 struct virtq_buffer {
@@ -130,16 +134,20 @@ struct virtq_buffer {
 	bool device_writes;
 };
 
-/* Makes a chain available, but does not notify. Returns its head; the guest ends when descriptors run out. */
-uint16_t virtqueue_add(struct virtqueue *queue, const struct virtq_buffer *buffers, unsigned int count);
+/* Makes a chain available, but does not notify. Returns its head; the guest ends when descriptors
+ * run out. */
+uint16_t virtqueue_add(struct virtqueue *queue, const struct virtq_buffer *buffers,
+		       unsigned int count);
 
 /* Notifies the device, unless it does not want to be. */
 void virtqueue_notify(struct virtqueue *queue);
 
-/* The next chain that the device has used: its head, and in `written` what the device says it wrote; -1: none yet. */
+/* The next chain that the device has used: its head, and in `written` what the device says it
+ * wrote; -1: none yet. */
 int virtqueue_take(struct virtqueue *queue, uint32_t *written);
 
-/* The same, waiting: asleep when the device's interrupt is enabled, else looking again and again. */
+/* The same, waiting: asleep when the device's interrupt is enabled, else looking again and again.
+ */
 uint16_t virtqueue_wait(struct virtqueue *queue, uint32_t *written);
 
 #endif

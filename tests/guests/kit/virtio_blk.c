@@ -13,7 +13,8 @@ bool block_open(struct block *block, unsigned int index)
 	virtio_open(device, BLOCK_F_FLUSH);
 	virtio_queue_open(&block->queue, device, 0, VIRTIO_QUEUE_SIZE);
 	virtio_ready(device);
-	block->sectors = (uint64_t)virtio_read(device, VIRTIO_CONFIG + 4) << 32 | virtio_read(device, VIRTIO_CONFIG);
+	block->sectors = (uint64_t)virtio_read(device, VIRTIO_CONFIG + 4) << 32 |
+			 virtio_read(device, VIRTIO_CONFIG);
 	return true;
 }
 
@@ -38,7 +39,8 @@ void block_submit(struct block *block, uint32_t type, uint64_t sector, void *dat
 	virtqueue_add(&block->queue, buffers, count);
 }
 
-uint8_t block_request(struct block *block, uint32_t type, uint64_t sector, void *data, uint32_t bytes)
+uint8_t block_request(struct block *block, uint32_t type, uint64_t sector, void *data,
+		      uint32_t bytes)
 {
 	block_submit(block, type, sector, data, bytes);
 	virtqueue_notify(&block->queue);

@@ -27,7 +27,8 @@ struct block {
 	volatile uint8_t status;
 };
 
-/* Opens the index-th block device; false when there is none. It does not interrupt: requests are waited for by looking. */
+/* Opens the index-th block device; false when there is none. It does not interrupt: requests are
+ * waited for by looking. */
 bool block_open(struct block *block, unsigned int index);
 
 /* From now on requests are waited for asleep, or by looking again. */
@@ -36,7 +37,9 @@ void block_use_interrupts(struct block *block, bool use);
 /* Puts a request into the queue: the device sees it, but is not notified. */
 void block_submit(struct block *block, uint32_t type, uint64_t sector, void *data, uint32_t bytes);
 
-/* Does a whole request. Returns the device's status: BLOCK_STATUS_OK, or what went wrong (5.2.6). */
-uint8_t block_request(struct block *block, uint32_t type, uint64_t sector, void *data, uint32_t bytes);
+/* Does a whole request. Returns the device's status: BLOCK_STATUS_OK, or what went wrong (5.2.6).
+ */
+uint8_t block_request(struct block *block, uint32_t type, uint64_t sector, void *data,
+		      uint32_t bytes);
 
 #endif

@@ -1,27 +1,9 @@
 /*
  * exits: how long it takes to leave the guest and come back, for each way out that a device has.
+ * Its parameters and results are in ../README.md.
  *
- *   count=N    how often each is done (default 1000)
- *   ring=0|3   from which ring memory is accessed (default 0). Where supervisor code is interpreted, the two are two
- *		costs: of an access that the interpreter meets, and of one by native code. Elsewhere they are the same.
- *		What ring 3 may not do everywhere (ports, CPUID) is always done from ring 0; each result says "ring=".
- *   only=NAME  just this measurement
- *
- * The results, in the order in which they come; each time has the cost of two RDTSC in it, which "nothing" shows:
- *
- *   nothing    RDTSC twice
- *   cpuid      CPUID, which KVM answers itself
- *   exception  to ring 3 and back by an exception there: no exit on hardware
- *   pio_read   a read of the serial port's line status
- *   pio_write  a write to port 0x80, where nothing listens
- *   mmio_read  a read of a virtio device's MagicValue, or of an empty place when there is no device
- *   mmio_write a write to a register of it that takes none
- *   ioeventfd  a QueueNotify of a block device with nothing in the queue
- *   irqfd      the notification of a request (for the device's name: no disk takes part) until the first instruction
- *		of the interrupt's handler, asleep meanwhile
- *   irqfd_poll the same until the request is seen to be done, awake meanwhile, without an interrupt
- *
- * The last three need a disk; without one their results say "skipped=no-disk".
+ * Each time has the cost of reading the time-stamp counter twice in it, which "nothing" shows. The
+ * requests are for the device's name (virtio 1.2, 5.2.6, VIRTIO_BLK_T_GET_ID): no disk takes part.
  */
 #include "clock.h"
 #include "console.h"
@@ -194,7 +176,11 @@ static void read_params(void)
 	static const char *const rings[] = { "0", "3", NULL };
 	unsigned int choice = 0;
 	const struct param params[] = {
-		{ .name = "count", .type = PARAM_NUMBER, .value = &count, .minimum = 1, .maximum = 1000000 },
+		{ .name = "count",
+		  .type = PARAM_NUMBER,
+		  .value = &count,
+		  .minimum = 1,
+		  .maximum = 1000000 },
 		{ .name = "ring", .type = PARAM_CHOICE, .value = &choice, .choices = rings },
 		{ .name = "only", .type = PARAM_TEXT, .value = &only },
 	};

@@ -1,21 +1,6 @@
 /*
- * memtouch: touches memory in patterns, then does as it is told.
- *
- *   fraction=PERCENT or bytes=N   how much of the free memory, from its beginning (default: all of it)
- *   pattern=sequential|random|stride   in which order pages are touched (default sequential); random is a fixed
- *		permutation, so that each page is touched once; stride takes every stride-th byte
- *   stride=BYTES  for pattern=stride (default 4096)
- *   mode=write|read|fill|none   write: one word of each page; read: one word; fill: every word of it; none: nothing
- *   passes=N      how often (default 1)
- *   seed=N        what is written depends on it, on the page's address and on nothing else (default 1)
- *   then=reset|halt|spin|keep|serve   what comes afterwards (default reset): halt stands still for ever, spin runs for
- *		ever, keep does passes for ever, and serve waits, asleep, for commands on the serial port
- *
- * Commands, a line each, which are answered by results: "fill", "write", "read", "verify", "touch N" (the first N
- * pages, written), "seed N", "reset". "verify" says how many pages of those last written do not hold what was written;
- * what it looks at depends on whether words or whole pages were.
- *
- * Results: "memory" says what there is; "pass" comes after each pass, with the time it took.
+ * memtouch: touches memory in patterns, then does as it is told: for snapshots, density, and what
+ * memory costs. Its parameters, commands and results are in ../README.md.
  */
 #include "boot.h"
 #include "clock.h"
@@ -30,9 +15,25 @@
 #define LINE_BYTES    80
 #define MAPPED_END    0x100000000ULL
 
-enum { SEQUENTIAL, RANDOM, STRIDE };
-enum { WRITE, READ, FILL, NONE };
-enum { RESET, HALT, SPIN, KEEP, SERVE };
+/* The indices of the names below. */
+enum pattern {
+	SEQUENTIAL,
+	RANDOM,
+	STRIDE
+};
+enum mode {
+	WRITE,
+	READ,
+	FILL,
+	NONE
+};
+enum ending {
+	RESET,
+	HALT,
+	SPIN,
+	KEEP,
+	SERVE
+};
 
 static const char *const patterns[] = { "sequential", "random", "stride", NULL };
 static const char *const modes[] = { "write", "read", "fill", "none", NULL };
@@ -56,7 +57,8 @@ static uint64_t seed = 1;
 static unsigned int last_written = NONE; /* WRITE or FILL */
 static uint64_t pages_written;
 
-/* What a word holds once written: another value for each address and seed (the finalizer of MurmurHash3). */
+/* What a word holds once written: another value for each address and seed (the finalizer of
+ * MurmurHash3). */
 static uint64_t expected(uint64_t address)
 {
 	uint64_t value = address ^ (seed * 0x9e3779b97f4a7c15ULL);
@@ -76,7 +78,8 @@ static uint64_t *address_of(uint64_t offset)
 	return (uint64_t *)(area.ranges[i].start + offset);
 }
 
-/* A permutation of 0 .. count - 1: a full-period generator over the next power of two, passing over what is too large. */
+/* A permutation of 0 .. count - 1: a full-period generator over the next power of two, passing over
+ * what is too large. */
 static uint64_t next_random(uint64_t at, uint64_t count)
 {
 	uint64_t mask = count <= 1 ? 0 : UINT64_MAX >> __builtin_clzll(count - 1);
@@ -137,9 +140,9 @@ static void do_pass(unsigned int mode, uint64_t pages)
 		last_written = mode;
 		pages_written = pages;
 	}
-	print("result: pass mode=%s pattern=%s pages=%llu ticks=%llu ns=%llu sum=%#llx\n", modes[mode], patterns[pattern],
-	      (unsigned long long)pages, (unsigned long long)ticks, (unsigned long long)clock_tsc_to_ns(ticks),
-	      (unsigned long long)sum);
+	print("result: pass mode=%s pattern=%s pages=%llu ticks=%llu ns=%llu sum=%#llx\n",
+	      modes[mode], patterns[pattern], (unsigned long long)pages, (unsigned long long)ticks,
+	      (unsigned long long)clock_tsc_to_ns(ticks), (unsigned long long)sum);
 }
 
 struct verification {
@@ -161,7 +164,9 @@ static bool page_is_good(uint64_t *page)
 static uint64_t verify_pages(void *argument)
 {
 	struct verification *verification = argument;
-	uint64_t step = pattern == STRIDE && last_written == WRITE && stride > PAGE_BYTES ? stride : PAGE_BYTES;
+	uint64_t step = pattern == STRIDE && last_written == WRITE && stride > PAGE_BYTES
+				? stride
+				: PAGE_BYTES;
 
 	for (uint64_t offset = 0; offset < pages_written * PAGE_BYTES; offset += step) {
 		uint64_t *page = address_of(offset);
@@ -181,8 +186,9 @@ static void verify(void)
 	if (last_written == NONE)
 		guest_fail("verify: nothing was written");
 	user_run(verify_pages, &verification);
-	print("result: verify pages=%llu bad=%llu first_bad=%#llx\n", (unsigned long long)pages_written,
-	      (unsigned long long)verification.bad_pages, (unsigned long long)verification.first_bad);
+	print("result: verify pages=%llu bad=%llu first_bad=%#llx\n",
+	      (unsigned long long)pages_written, (unsigned long long)verification.bad_pages,
+	      (unsigned long long)verification.first_bad);
 }
 
 static void find_area(uint64_t fraction, uint64_t bytes)
@@ -200,13 +206,14 @@ static void find_area(uint64_t fraction, uint64_t bytes)
 	for (unsigned int i = 0; i < area.range_count; i++)
 		free_bytes += area.ranges[i].bytes;
 	if (bytes > free_bytes)
-		guest_fail("bytes=%llu is more than the %llu that are free", (unsigned long long)bytes,
-			   (unsigned long long)free_bytes);
+		guest_fail("bytes=%llu is more than the %llu that are free",
+			   (unsigned long long)bytes, (unsigned long long)free_bytes);
 	area.pages = (bytes ? bytes : free_bytes / 100 * fraction) / PAGE_BYTES;
 	if (fraction == 100 && !bytes)
 		area.pages = free_bytes / PAGE_BYTES;
-	print("result: memory free_bytes=%llu ranges=%u touched_pages=%llu tsc_khz=%llu\n", (unsigned long long)free_bytes,
-	      area.range_count, (unsigned long long)area.pages, (unsigned long long)clock_tsc_khz());
+	print("result: memory free_bytes=%llu ranges=%u touched_pages=%llu tsc_khz=%llu\n",
+	      (unsigned long long)free_bytes, area.range_count, (unsigned long long)area.pages,
+	      (unsigned long long)clock_tsc_khz());
 }
 
 /* "WORD N": true, and N. */
@@ -243,8 +250,10 @@ static void serve(void)
 			verify();
 		else if (command_number(line, "touch", &number) && number <= area.pages)
 			do_pass(WRITE, number);
-		else if (command_number(line, "seed", &number))
+		else if (command_number(line, "seed", &number)) {
 			seed = number;
+			print("result: seed value=%llu\n", (unsigned long long)seed);
+		}
 		else if (text_equal(line, "reset"))
 			return;
 		else
@@ -257,10 +266,17 @@ void guest_main(void)
 	uint64_t fraction = 100, bytes = 0, passes = 1;
 	unsigned int mode = WRITE;
 	const struct param params[] = {
-		{ .name = "fraction", .type = PARAM_NUMBER, .value = &fraction, .minimum = 1, .maximum = 100 },
+		{ .name = "fraction",
+		  .type = PARAM_NUMBER,
+		  .value = &fraction,
+		  .minimum = 1,
+		  .maximum = 100 },
 		{ .name = "bytes", .type = PARAM_NUMBER, .value = &bytes, .minimum = PAGE_BYTES },
 		{ .name = "pattern", .type = PARAM_CHOICE, .value = &pattern, .choices = patterns },
-		{ .name = "stride", .type = PARAM_NUMBER, .value = &stride, .minimum = sizeof(uint64_t) },
+		{ .name = "stride",
+		  .type = PARAM_NUMBER,
+		  .value = &stride,
+		  .minimum = sizeof(uint64_t) },
 		{ .name = "mode", .type = PARAM_CHOICE, .value = &mode, .choices = modes },
 		{ .name = "passes", .type = PARAM_NUMBER, .value = &passes },
 		{ .name = "seed", .type = PARAM_NUMBER, .value = &seed },
