@@ -82,52 +82,6 @@ void options_print_help(void)
 	      stdout);
 }
 
-int options_number(const char *name, const char *text, uint64_t least, uint64_t most,
-		   uint64_t *value, struct error *err)
-{
-	unsigned long long number;
-	char *end;
-
-	errno = 0;
-	number = strtoull(text, &end, 10);
-	if (errno || end == text || *end || *text == '-' || *text == '+' || number < least ||
-	    number > most)
-		return error_set(err, EINVAL,
-				 "%s takes a whole number from %llu to %llu, not '%s'.", name,
-				 (unsigned long long)least, (unsigned long long)most, text);
-	*value = number;
-	return 0;
-}
-
-/* getopt_long says nothing by itself: here is what to type instead. */
-int options_refuse(int code, char **argv, const struct option *known, const char *help,
-		   struct error *err)
-{
-	/* With a long option, optind already points behind it. With letters it may not: "-xh". */
-	const char *word = argv[optind - 1];
-	bool is_letter = code == '?' && optopt > 0 && optopt < OPTIONS_ID;
-
-	if (code == ':')
-		return error_set(err, EINVAL, "%s needs a value behind it. %s lists all options.",
-				 word, help);
-	for (const struct option *option = known; option->name; option++) {
-		/* A long option with a value that it does not take leaves its own code. */
-		is_letter = is_letter && option->val != optopt;
-	}
-	if (is_letter)
-		return error_set(err, EINVAL, "There is no option -%c. %s lists all options.",
-				 optopt, help);
-	for (const struct option *option = known; option->name; option++) {
-		size_t length = strlen(option->name);
-
-		if (strncmp(word, "--", 2) == 0 && strncmp(word + 2, option->name, length) == 0 &&
-		    word[2 + length] == '=' && option->has_arg == no_argument)
-			return error_set(err, EINVAL, "--%s takes no value: type it alone.",
-					 option->name);
-	}
-	return error_set(err, EINVAL, "There is no option %s. %s lists all options.", word, help);
-}
-
 bool options_take_common(struct options *options, int code, const char *argument)
 {
 	switch (code) {
@@ -205,16 +159,16 @@ static int parse_monitor(struct options *options, int argc, char **argv, struct 
 			options->startup_trace = optarg;
 			break;
 		case OPT_PAYLOAD:
-			result = options_number("--http-api-max-payload-size", optarg, 1, 64 * MIB,
-						&options->max_payload_bytes, err);
+			result = arguments_number("--http-api-max-payload-size", optarg, 1,
+						  64 * MIB, &options->max_payload_bytes, err);
 			break;
 		case OPT_START_TIME_US:
-			result = options_number("--start-time-us", optarg, 0, UINT64_MAX / 1000,
-						&options->start_time_us, err);
+			result = arguments_number("--start-time-us", optarg, 0, UINT64_MAX / 1000,
+						  &options->start_time_us, err);
 			break;
 		case OPT_IGNORED_NUMBER:
 			snprintf(name, sizeof(name), "--%s", long_options[index].name);
-			result = options_number(name, optarg, 0, UINT64_MAX, &ignored, err);
+			result = arguments_number(name, optarg, 0, UINT64_MAX, &ignored, err);
 			break;
 		case OPT_NO_SECCOMP:
 			break;
@@ -224,7 +178,7 @@ static int parse_monitor(struct options *options, int argc, char **argv, struct 
 				"--%s is not supported by this version of Mayfly: leave it out.",
 				long_options[index].name);
 		default:
-			return options_refuse(code, argv, long_options, "mayfly --help", err);
+			return arguments_refuse(code, argv, long_options, "mayfly --help", err);
 		}
 	}
 	if (result < 0)

@@ -2,13 +2,12 @@
 #ifndef MAYFLY_SRC_OPTIONS_PRIVATE_H
 #define MAYFLY_SRC_OPTIONS_PRIVATE_H
 
-#include <getopt.h>
-
+#include "mayfly/arguments.h"
 #include "options.h"
 
 /* getopt_long codes beyond any letter. */
 enum {
-	OPTIONS_ID = 256,
+	OPTIONS_ID = ARGUMENTS_FIRST_LONG,
 	OPTIONS_LOG_PATH,
 	OPTIONS_LEVEL,
 	OPTIONS_MODULE,
@@ -34,14 +33,6 @@ bool options_take_common(struct options *options, int code, const char *argument
 
 /* What can be wrong in the values of OPTIONS_COMMON without looking at any file. */
 int options_check_common(const struct options *options, struct error *err);
-
-int options_number(const char *name, const char *text, uint64_t least, uint64_t most,
-		   uint64_t *value, struct error *err);
-
-/* What getopt_long's '?' or ':' means, as a sentence. `help` is the command that lists the options.
- */
-int options_refuse(int code, char **argv, const struct option *known, const char *help,
-		   struct error *err);
 
 int options_parse_run(struct options *options, int argc, char **argv, struct error *err);
 

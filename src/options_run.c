@@ -201,8 +201,8 @@ int options_parse_run(struct options *options, int argc, char **argv, struct err
 			result = parse_drive(config, optarg, err);
 			break;
 		case OPT_CPUS:
-			result = options_number("--cpus", optarg, 1, LAYOUT_MAX_VCPUS,
-						&config->machine.vcpu_count, err);
+			result = arguments_number("--cpus", optarg, 1, LAYOUT_MAX_VCPUS,
+						  &config->machine.vcpu_count, err);
 			break;
 		case OPT_MEM:
 			result = parse_size(optarg, &config->machine.mem_size_mib, err);
@@ -211,7 +211,7 @@ int options_parse_run(struct options *options, int argc, char **argv, struct err
 			options->api_socket = optarg;
 			break;
 		default:
-			return options_refuse(code, argv, long_options, "mayfly run --help", err);
+			return arguments_refuse(code, argv, long_options, "mayfly run --help", err);
 		}
 	}
 	if (result < 0)
