@@ -181,6 +181,19 @@ static int patch_drive(struct api_call *call, struct error *err)
 	return result;
 }
 
+static int put_network_interface(struct api_call *call, struct error *err)
+{
+	struct network_interface_config config = { 0 };
+	int result = parse_body(call, &config, err);
+
+	if (result == 0)
+		result = check_ids_agree(call, config.iface_id, err);
+	if (result == 0)
+		result = vmm_set_network_interface(call->vmm, &config, err);
+	config_clear(&config_network_interface_object, &config);
+	return result;
+}
+
 static int put_serial(struct api_call *call, struct error *err)
 {
 	struct serial_config config = { 0 };
@@ -242,6 +255,8 @@ const struct api_route api_routes[] = {
 	{ HTTP_PUT, "/drives", put_drive, &config_drive_object, .has_id = true },
 	{ HTTP_PATCH, "/drives", patch_drive, &config_drive_update_object, .has_id = true,
 	  .partial = true },
+	{ HTTP_PUT, "/network-interfaces", put_network_interface, &config_network_interface_object,
+	  .has_id = true },
 	{ HTTP_PUT, "/serial", put_serial, &config_serial_object },
 	{ HTTP_PUT, "/logger", put_logger, &config_logger_object },
 	{ HTTP_PUT, "/metrics", put_metrics, &config_metrics_object },
@@ -258,7 +273,7 @@ static const struct {
 } refused_resources[] = {
 	{ "/vsock", false },   { "/balloon", false },	{ "/entropy", false },
 	{ "/pmem", false },    { "/hotplug", false },	{ "/mmds", true },
-	{ "/snapshot", true }, { "/cpu-config", true }, { "/network-interfaces", true },
+	{ "/snapshot", true }, { "/cpu-config", true },
 };
 
 static int refuse_resource(const struct http_request *request, struct error *err)

@@ -3,7 +3,9 @@
  * looked at.
  */
 #include <ctype.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
 
 #include "config_private.h"
 
@@ -102,6 +104,99 @@ int config_drive_check(const struct drive_config *drive, struct error *err)
 			"drive %s: partuuid `%s` has neither the form of a GPT partition's UUID "
 			"(0eaa91a0-0bfb-42f9-9a3a-7ba8e5d7e2c1) nor of an MBR's (6c3b2ad1-01)",
 			drive->drive_id, config_clip(&clip, drive->partuuid));
+	return 0;
+}
+
+/* What the kernel takes as a device's name (Linux dev_valid_name()), and nothing that it would
+ * complete to one ("tap%d"). */
+static bool is_device_name(const char *name)
+{
+	size_t length = strlen(name);
+
+	if (length == 0 || length > CONFIG_MAX_DEVICE_NAME_BYTES || strcmp(name, ".") == 0 ||
+	    strcmp(name, "..") == 0)
+		return false;
+	for (size_t i = 0; i < length; i++) {
+		if (isspace((unsigned char)name[i]) || strchr("/:%", name[i]))
+			return false;
+	}
+	return true;
+}
+
+bool config_parse_mac(const char *text, uint8_t mac[CONFIG_MAC_BYTES])
+{
+	if (!has_form(text, "xx:xx:xx:xx:xx:xx"))
+		return false;
+	for (size_t i = 0; i < CONFIG_MAC_BYTES; i++)
+		mac[i] = (uint8_t)strtoul(text + 3 * i, NULL, 16);
+	return true;
+}
+
+static int check_mac(const struct network_interface_config *interface, struct error *err)
+{
+	static const uint8_t zero[CONFIG_MAC_BYTES];
+	uint8_t mac[CONFIG_MAC_BYTES];
+	struct config_clip clip;
+
+	if (!config_parse_mac(interface->guest_mac, mac))
+		return error_set(err, EINVAL,
+				 "network interface %s: guest_mac `%s` is no MAC address: it has "
+				 "the form 06:00:ac:10:00:02",
+				 interface->iface_id, config_clip(&clip, interface->guest_mac));
+	if ((mac[0] & 1) || memcmp(mac, zero, sizeof(zero)) == 0)
+		return error_set(err, EINVAL,
+				 "network interface %s: guest_mac %s is %s: an interface cannot "
+				 "have it",
+				 interface->iface_id, interface->guest_mac,
+				 mac[0] & 1 ? "an address of groups (the first byte is odd)"
+					    : "all zeroes");
+	return 0;
+}
+
+int config_network_interface_check(const struct network_interface_config *interface,
+				   struct error *err)
+{
+	int result = config_id_check(interface->iface_id, err);
+	struct config_clip clip;
+
+	if (result < 0)
+		return result;
+	result = config_check_ranges(&config_network_interface_object, interface, err);
+	if (result < 0)
+		return error_prefix(err, "network interface %s", interface->iface_id);
+	if (!interface->host_dev_name || !is_device_name(interface->host_dev_name))
+		return error_set(err, EINVAL,
+				 "network interface %s: host_dev_name `%s` cannot be a network "
+				 "device's name: it has 1 to %d characters, without spaces, "
+				 "slashes, colons and percent signs",
+				 interface->iface_id,
+				 config_clip(&clip, interface->host_dev_name
+							    ? interface->host_dev_name
+							    : ""),
+				 CONFIG_MAX_DEVICE_NAME_BYTES);
+	return interface->guest_mac ? check_mac(interface, err) : 0;
+}
+
+int config_complete_mac(struct network_interface_config *interface, struct error *err)
+{
+	uint8_t mac[CONFIG_MAC_BYTES];
+	char *text;
+
+	if (!interface->guest_mac) {
+		if (getrandom(mac, sizeof(mac), 0) != sizeof(mac))
+			return error_errno(err, "network interface %s: no random MAC address",
+					   interface->iface_id);
+		/* IEEE 802, the two lowest bits: for one station, and administered locally. */
+		mac[0] = (uint8_t)((mac[0] & ~3U) | 2U);
+	} else if (!config_parse_mac(interface->guest_mac, mac)) {
+		return check_mac(interface, err);
+	}
+	if (asprintf(&text, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4],
+		     mac[5]) < 0)
+		return error_set(err, ENOMEM, "network interface %s: no memory",
+				 interface->iface_id);
+	free(interface->guest_mac);
+	interface->guest_mac = text;
 	return 0;
 }
 

@@ -274,6 +274,11 @@ bool config_uses_deprecated(const struct config_object *object, const json_t *js
 	return false;
 }
 
+static bool is_absent(const struct config_field *field, const void *member)
+{
+	return field->zero_is_absent && *(const uint64_t *)member == 0;
+}
+
 int config_check_ranges(const struct config_object *object, const void *value, struct error *err)
 {
 	for (size_t i = 0; i < object->field_count; i++) {
@@ -281,7 +286,7 @@ int config_check_ranges(const struct config_object *object, const void *value, s
 		const void *member = const_member_of(value, field);
 		int result = 0;
 
-		if (field->type == CONFIG_UINT)
+		if (field->type == CONFIG_UINT && !is_absent(field, member))
 			result = config_check_uint(field, *(const uint64_t *)member, err);
 		else if (field->type == CONFIG_ENUM &&
 			 *(const unsigned int *)member >= count_names(field->names))
@@ -293,7 +298,7 @@ int config_check_ranges(const struct config_object *object, const void *value, s
 	return 0;
 }
 
-/* Sets *json to the field's JSON value, or to NULL for an absent string. Returns false when out of
+/* Sets *json to the field's JSON value, or to NULL for an absent field. Returns false when out of
  * memory. */
 static bool format_field(const struct config_field *field, const void *member, json_t **json)
 {
@@ -311,6 +316,8 @@ static bool format_field(const struct config_field *field, const void *member, j
 		*json = json_boolean(*(const bool *)member);
 		break;
 	case CONFIG_UINT:
+		if (is_absent(field, member))
+			return true;
 		*json = json_integer((json_int_t) * (const uint64_t *)member);
 		break;
 	case CONFIG_ENUM:

@@ -81,6 +81,26 @@ static const struct config_field drive_update_fields[] = {
 };
 OBJECT(config_drive_update_object, "drive update", drive_update_config, drive_update_fields);
 
+#define INTERFACE(member) \
+	.name = #member, .offset = offsetof(struct network_interface_config, member)
+static const struct config_field network_interface_fields[] = {
+	{ INTERFACE(iface_id), .type = CONFIG_STRING, .required = true },
+	{ INTERFACE(host_dev_name), .type = CONFIG_STRING, .required = true },
+	{ INTERFACE(guest_mac), .type = CONFIG_STRING, .nullable = true },
+	{ INTERFACE(mtu), .type = CONFIG_UINT, .nullable = true, .min = 68, .max = 65535,
+	  .zero_is_absent = true },
+	{ .name = "rx_rate_limiter",
+	  .type = CONFIG_REFUSED,
+	  .nullable = true,
+	  .refusal = "The field `rx_rate_limiter` is " CONFIG_NOT_YET "." },
+	{ .name = "tx_rate_limiter",
+	  .type = CONFIG_REFUSED,
+	  .nullable = true,
+	  .refusal = "The field `tx_rate_limiter` is " CONFIG_NOT_YET "." },
+};
+OBJECT(config_network_interface_object, "network-interfaces", network_interface_config,
+       network_interface_fields);
+
 #define SERIAL(member) .name = #member, .offset = offsetof(struct serial_config, member)
 static const struct config_field serial_fields[] = {
 	{ SERIAL(serial_out_path), .type = CONFIG_STRING, .nullable = true },

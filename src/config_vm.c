@@ -40,8 +40,8 @@ static const struct {
 } refused_sections[] = {
 	{ "balloon", CONFIG_NOT_EMULATED },	   { "vsock", CONFIG_NOT_EMULATED },
 	{ "entropy", CONFIG_NOT_EMULATED },	   { "pmem", CONFIG_NOT_EMULATED },
-	{ "memory-hotplug", CONFIG_NOT_EMULATED }, { "network-interfaces", CONFIG_NOT_YET "." },
-	{ "cpu-config", CONFIG_NOT_YET "." },	   { "mmds-config", CONFIG_NOT_YET "." },
+	{ "memory-hotplug", CONFIG_NOT_EMULATED }, { "cpu-config", CONFIG_NOT_YET "." },
+	{ "mmds-config", CONFIG_NOT_YET "." },
 };
 
 static const struct section *find_section(const char *key)
@@ -66,26 +66,70 @@ static int parse_section(const struct section *section, const json_t *json,
 	return 0;
 }
 
-static int parse_drives(const json_t *json, struct vm_config *config, struct error *err)
+/* Sections that are lists of devices. */
+struct list {
+	const struct config_object *object;
+	size_t offset;	     /* of the first in struct vm_config */
+	size_t count_offset; /* of their number, an unsigned int */
+	unsigned int most;
+	void (*set_defaults)(void *value); /* NULL: all zero */
+};
+
+static void set_drive_defaults(void *value)
 {
+	config_drive_defaults(value);
+}
+
+static const struct list lists[] = {
+	{ &config_drive_object, offsetof(struct vm_config, drives),
+	  offsetof(struct vm_config, drive_count), CONFIG_MAX_DRIVES, set_drive_defaults },
+	{ &config_network_interface_object, offsetof(struct vm_config, interfaces),
+	  offsetof(struct vm_config, interface_count), CONFIG_MAX_INTERFACES, NULL },
+};
+
+static const struct list *find_list(const char *key)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(lists); i++) {
+		if (strcmp(lists[i].object->name, key) == 0)
+			return &lists[i];
+	}
+	return NULL;
+}
+
+static unsigned int *count_of(const struct list *list, struct vm_config *config)
+{
+	return (unsigned int *)(void *)((char *)config + list->count_offset);
+}
+
+static void *entry_of(const struct list *list, struct vm_config *config, unsigned int index)
+{
+	return (char *)config + list->offset + index * list->object->size_bytes;
+}
+
+static int parse_list(const struct list *list, const json_t *json, struct vm_config *config,
+		      struct error *err)
+{
+	const char *name = list->object->name;
+	unsigned int *count = count_of(list, config);
+
 	if (!json_is_array(json)) {
 		config_type_error(json, "a sequence", NULL, err);
-		return error_prefix(err, "section `drives`");
+		return error_prefix(err, "section `%s`", name);
 	}
-	if (json_array_size(json) > CONFIG_MAX_DRIVES)
-		return error_set(err, ERANGE,
-				 "section `drives`: %zu drives, %d at most are possible",
-				 json_array_size(json), CONFIG_MAX_DRIVES);
+	if (json_array_size(json) > list->most)
+		return error_set(err, ERANGE, "section `%s`: %zu entries, %u at most are possible",
+				 name, json_array_size(json), list->most);
 	for (size_t i = 0; i < json_array_size(json); i++) {
-		struct drive_config *drive = &config->drives[config->drive_count];
+		void *entry = entry_of(list, config, *count);
 		int result;
 
-		config_drive_defaults(drive);
-		result = config_parse_object(&config_drive_object, json_array_get(json, i), false,
-					     drive, err);
+		if (list->set_defaults)
+			list->set_defaults(entry);
+		result = config_parse_object(list->object, json_array_get(json, i), false, entry,
+					     err);
 		if (result < 0)
-			return error_prefix(err, "section `drives`, entry %zu", i);
-		config->drive_count++;
+			return error_prefix(err, "section `%s`, entry %zu", name, i);
+		++*count;
 	}
 	return 0;
 }
@@ -104,8 +148,7 @@ static int parse_other(const char *key, const json_t *json, struct error *err)
 	}
 	return error_set(err, EINVAL,
 			 "unknown section `%s`, expected one of `boot-source`, `machine-config`, "
-			 "`drives`, `serial`, "
-			 "`logger`, `metrics`",
+			 "`drives`, `network-interfaces`, `serial`, `logger`, `metrics`",
 			 config_clip(&clip, key));
 }
 
@@ -124,13 +167,14 @@ int config_parse_vm(const json_t *json, struct vm_config *config, struct error *
 	json_object_foreach((json_t *)(uintptr_t)json, key, value)
 	{
 		const struct section *section = find_section(key);
+		const struct list *list = find_list(key);
 
-		if ((section || strcmp(key, config_drive_object.name) == 0) && json_is_null(value))
+		if ((section || list) && json_is_null(value))
 			continue;
 		if (section)
 			result = parse_section(section, value, config, err);
-		else if (strcmp(key, config_drive_object.name) == 0)
-			result = parse_drives(value, config, err);
+		else if (list)
+			result = parse_list(list, value, config, err);
 		else
 			result = parse_other(key, value, err);
 		if (result < 0)
@@ -208,19 +252,21 @@ static bool add_object(json_t *json, const char *key, const struct config_object
 	return member && json_object_set_new(json, key, member) == 0;
 }
 
-static bool add_drives(json_t *json, const struct vm_config *config)
+static bool add_list(json_t *json, const struct list *list, const struct vm_config *config)
 {
-	json_t *drives = json_array();
+	/* Nothing is changed through it. */
+	struct vm_config *from = (struct vm_config *)(uintptr_t)config;
+	json_t *entries = json_array();
 
-	for (unsigned int i = 0; drives && i < config->drive_count; i++) {
-		json_t *drive = config_format_object(&config_drive_object, &config->drives[i]);
+	for (unsigned int i = 0; entries && i < *count_of(list, from); i++) {
+		json_t *entry = config_format_object(list->object, entry_of(list, from, i));
 
-		if (!drive || json_array_append_new(drives, drive) < 0) {
-			json_decref(drives);
-			drives = NULL;
+		if (!entry || json_array_append_new(entries, entry) < 0) {
+			json_decref(entries);
+			entries = NULL;
 		}
 	}
-	return drives && json_object_set_new(json, config_drive_object.name, drives) == 0;
+	return entries && json_object_set_new(json, list->object->name, entries) == 0;
 }
 
 json_t *config_format_vm(const struct vm_config *config)
@@ -237,8 +283,8 @@ json_t *config_format_vm(const struct vm_config *config)
 			complete = add_object(json, section->object->name, section->object,
 					      base + section->offset);
 	}
-	complete = complete && add_drives(json, config) &&
-		   json_object_set_new(json, "network-interfaces", json_array()) == 0;
+	for (size_t i = 0; complete && i < ARRAY_SIZE(lists); i++)
+		complete = add_list(json, &lists[i], config);
 	if (!complete) {
 		json_decref(json);
 		return NULL;
@@ -250,7 +296,9 @@ void config_vm_clear(struct vm_config *config)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(sections); i++)
 		config_clear(sections[i].object, (char *)config + sections[i].offset);
-	for (unsigned int i = 0; i < config->drive_count; i++)
-		config_clear(&config_drive_object, &config->drives[i]);
+	for (size_t i = 0; i < ARRAY_SIZE(lists); i++) {
+		for (unsigned int n = 0; n < *count_of(&lists[i], config); n++)
+			config_clear(lists[i].object, entry_of(&lists[i], config, n));
+	}
 	memset(config, 0, sizeof(*config));
 }

@@ -10,37 +10,8 @@
 #include <string.h>
 #include <sys/eventfd.h>
 
-#include "boot_timer.h"
-#include "machine.h"
-#include "mayfly/boot.h"
-#include "mayfly/console.h"
-#include "mayfly/i8042.h"
-#include "mayfly/serial.h"
-#include "mayfly/virtio_block.h"
+#include "machine_private.h"
 #include "startup_trace.h"
-
-struct machine_drive {
-	struct disk *disk; /* until the device takes it */
-	struct virtio_block *block;
-	int interrupt_fd;
-	char id[CONFIG_MAX_ID_BYTES + 1];
-};
-
-struct machine {
-	struct machine_request request;
-	struct memory memory;
-	struct vm vm;
-	struct bus pio, mmio;
-	struct vcpus *vcpus;
-	struct serial serial;
-	struct console console;
-	struct i8042 i8042;
-	struct boot_timer boot_timer;
-	struct machine_drive drives[CONFIG_MAX_DRIVES];
-	unsigned int drive_count;
-	unsigned int slots[CONFIG_MAX_DRIVES]; /* virtio slot of each drive of the configuration */
-	struct loop_source exit_source;
-};
 
 static void mark(struct machine *machine, enum startup_stage stage)
 {
@@ -74,7 +45,7 @@ static void on_vcpus_exit(struct loop_source *source, uint32_t events)
 	machine->request.on_end(machine->request.context, clean ? VMM_EXIT_OK : VMM_EXIT_ERROR);
 }
 
-static struct boot_virtio_device virtio_slot(unsigned int slot)
+struct boot_virtio_device machine_virtio_slot(unsigned int slot)
 {
 	return (struct boot_virtio_device) {
 		.base = LAYOUT_VIRTIO_MMIO + slot * LAYOUT_VIRTIO_MMIO_BYTES,
@@ -110,7 +81,7 @@ static int load_kernel(struct machine *machine, const struct vm_config *config,
 	const struct drive_config *root = assign_slots(machine, config);
 	struct boot_platform platform = {
 		.vcpu_count = (unsigned int)config->machine.vcpu_count,
-		.virtio_count = config->drive_count,
+		.virtio_count = config->drive_count + config->interface_count,
 	};
 	const char *args = config->boot_source.boot_args;
 	char root_parameter[96];
@@ -122,7 +93,7 @@ static int load_kernel(struct machine *machine, const struct vm_config *config,
 	};
 
 	for (unsigned int slot = 0; slot < platform.virtio_count; slot++)
-		platform.virtio[slot] = virtio_slot(slot);
+		platform.virtio[slot] = machine_virtio_slot(slot);
 	if (root) {
 		snprintf(root_parameter, sizeof(root_parameter), "root=%s%s %s",
 			 root->partuuid ? "PARTUUID=" : "/dev/vda",
@@ -200,11 +171,10 @@ static int add_legacy_devices(struct machine *machine, struct error *err)
 	return result;
 }
 
-/* Connects a virtio device with the buses and with KVM. */
-static int wire_virtio(struct machine *machine, struct virtio_mmio *mmio, int interrupt_fd,
-		       unsigned int slot, struct error *err)
+int machine_wire_virtio(struct machine *machine, struct virtio_mmio *mmio, int interrupt_fd,
+			unsigned int slot, struct error *err)
 {
-	int result = vm_add_irqfd(&machine->vm, virtio_slot(slot).irq, interrupt_fd, err);
+	int result = vm_add_irqfd(&machine->vm, machine_virtio_slot(slot).irq, interrupt_fd, err);
 
 	for (unsigned int w = 0; result == 0 && w < VIRTIO_MMIO_WINDOWS; w++) {
 		struct bus_device *window = &mmio->windows[w].device;
@@ -238,8 +208,8 @@ static int add_drive(struct machine *machine, unsigned int index, struct error *
 	if (result < 0)
 		return result;
 	drive->disk = NULL;
-	return wire_virtio(machine, virtio_block_transport(drive->block), drive->interrupt_fd,
-			   options.slot, err);
+	return machine_wire_virtio(machine, virtio_block_transport(drive->block),
+				   drive->interrupt_fd, options.slot, err);
 }
 
 static int open_console(struct machine *machine, const struct vm_config *config, struct error *err)
@@ -272,6 +242,8 @@ static int build(struct machine *machine, struct error *err)
 	mark(machine, STARTUP_KERNEL);
 	if (result == 0)
 		result = open_disks(machine, config, err);
+	if (result == 0)
+		result = machine_open_taps(machine, config, err);
 	mark(machine, STARTUP_DISKS);
 	if (result == 0)
 		result = create_vm(machine, config, err);
@@ -280,6 +252,8 @@ static int build(struct machine *machine, struct error *err)
 		result = add_legacy_devices(machine, err);
 	for (unsigned int i = 0; result == 0 && i < machine->drive_count; i++)
 		result = add_drive(machine, i, err);
+	if (result == 0)
+		result = machine_add_interfaces(machine, err);
 	if (result == 0)
 		result = vcpus_set_entry(machine->vcpus, &entry, err);
 	if (result == 0)
@@ -305,6 +279,7 @@ int machine_create(struct machine **out, const struct machine_request *request, 
 	machine->vm = (struct vm) { .kvm_fd = -1, .fd = -1 };
 	machine->exit_source.fd = -1;
 	machine->drive_count = request->config->drive_count;
+	machine_init_interfaces(machine);
 	for (unsigned int i = 0; i < CONFIG_MAX_DRIVES; i++)
 		machine->drives[i].interrupt_fd = -1;
 	result = build(machine, err);
@@ -341,6 +316,7 @@ void machine_destroy(struct machine *machine)
 	mark(machine, STARTUP_STOPPED);
 	for (unsigned int i = 0; i < machine->drive_count; i++)
 		destroy_drive(machine, &machine->drives[i]);
+	machine_destroy_interfaces(machine);
 	console_close(&machine->console);
 	serial_destroy(&machine->serial);
 	i8042_destroy(&machine->i8042);
@@ -382,7 +358,7 @@ int machine_swap_drive(struct machine *machine, unsigned int drive_index,
 	return result;
 }
 
-static void set_counter(json_t *object, const char *name, uint64_t value)
+void machine_set_counter(json_t *object, const char *name, uint64_t value)
 {
 	json_object_set_new(object, name, json_integer((json_int_t)value));
 }
@@ -395,24 +371,24 @@ static void collect_drive(struct machine_drive *drive, json_t *metrics)
 	char name[CONFIG_MAX_ID_BYTES + 8];
 	json_t *object = json_object();
 
-	set_counter(object, "read_count", block->reads);
-	set_counter(object, "read_bytes", block->read_bytes);
-	set_counter(object, "write_count", block->writes);
-	set_counter(object, "write_bytes", block->written_bytes);
-	set_counter(object, "flush_count", block->flushes);
-	set_counter(object, "discard_count", block->discards);
-	set_counter(object, "discard_bytes", block->discarded_bytes);
-	set_counter(object, "write_zeroes_count", block->write_zeroes);
-	set_counter(object, "write_zeroes_bytes", block->write_zeroes_bytes);
-	set_counter(object, "io_errors", block->io_errors);
-	set_counter(object, "invalid_reqs_count", block->invalid);
-	set_counter(object, "unsupported_reqs_count", block->unsupported);
-	set_counter(object, "malformed_count", block->malformed);
-	set_counter(object, "update_count", block->disk_updates);
-	set_counter(object, "notification_count", transport->notifications);
-	set_counter(object, "interrupt_count", transport->interrupts);
-	set_counter(object, "reset_count", transport->resets);
-	set_counter(object, "needs_reset_count", transport->needs_reset);
+	machine_set_counter(object, "read_count", block->reads);
+	machine_set_counter(object, "read_bytes", block->read_bytes);
+	machine_set_counter(object, "write_count", block->writes);
+	machine_set_counter(object, "write_bytes", block->written_bytes);
+	machine_set_counter(object, "flush_count", block->flushes);
+	machine_set_counter(object, "discard_count", block->discards);
+	machine_set_counter(object, "discard_bytes", block->discarded_bytes);
+	machine_set_counter(object, "write_zeroes_count", block->write_zeroes);
+	machine_set_counter(object, "write_zeroes_bytes", block->write_zeroes_bytes);
+	machine_set_counter(object, "io_errors", block->io_errors);
+	machine_set_counter(object, "invalid_reqs_count", block->invalid);
+	machine_set_counter(object, "unsupported_reqs_count", block->unsupported);
+	machine_set_counter(object, "malformed_count", block->malformed);
+	machine_set_counter(object, "update_count", block->disk_updates);
+	machine_set_counter(object, "notification_count", transport->notifications);
+	machine_set_counter(object, "interrupt_count", transport->interrupts);
+	machine_set_counter(object, "reset_count", transport->resets);
+	machine_set_counter(object, "needs_reset_count", transport->needs_reset);
 	snprintf(name, sizeof(name), "block_%s", drive->id);
 	json_object_set_new(metrics, name, object);
 }
@@ -421,14 +397,15 @@ void machine_collect_metrics(struct machine *machine, json_t *metrics)
 {
 	json_t *uart = json_object(), *i8042 = json_object();
 
-	set_counter(uart, "write_count", machine->serial.metrics.tx_bytes);
-	set_counter(uart, "read_count", machine->serial.metrics.rx_bytes);
-	set_counter(uart, "dropped_count", machine->serial.metrics.dropped_bytes);
+	machine_set_counter(uart, "write_count", machine->serial.metrics.tx_bytes);
+	machine_set_counter(uart, "read_count", machine->serial.metrics.rx_bytes);
+	machine_set_counter(uart, "dropped_count", machine->serial.metrics.dropped_bytes);
 	json_object_set_new(metrics, "uart", uart);
-	set_counter(i8042, "reset_count", machine->i8042.metrics.resets);
-	set_counter(i8042, "ctrl_alt_del_count", machine->i8042.metrics.ctrl_alt_dels);
-	set_counter(i8042, "dropped_count", machine->i8042.metrics.dropped_bytes);
+	machine_set_counter(i8042, "reset_count", machine->i8042.metrics.resets);
+	machine_set_counter(i8042, "ctrl_alt_del_count", machine->i8042.metrics.ctrl_alt_dels);
+	machine_set_counter(i8042, "dropped_count", machine->i8042.metrics.dropped_bytes);
 	json_object_set_new(metrics, "i8042", i8042);
 	for (unsigned int i = 0; i < machine->drive_count; i++)
 		collect_drive(&machine->drives[i], metrics);
+	machine_collect_interfaces(machine, metrics);
 }

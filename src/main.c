@@ -50,6 +50,8 @@ static int set_words(struct vmm *vmm, const struct vm_config *config, struct err
 		result = vmm_set_machine(vmm, &config->machine, err);
 	for (unsigned int i = 0; result == 0 && i < config->drive_count; i++)
 		result = vmm_set_drive(vmm, &config->drives[i], err);
+	for (unsigned int i = 0; result == 0 && i < config->interface_count; i++)
+		result = vmm_set_network_interface(vmm, &config->interfaces[i], err);
 	return result;
 }
 

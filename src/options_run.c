@@ -14,6 +14,7 @@ enum {
 	OPT_KERNEL = OPTIONS_FIRST_PRIVATE,
 	OPT_INITRD,
 	OPT_DRIVE,
+	OPT_TAP,
 	OPT_CPUS,
 	OPT_MEM,
 	OPT_API_SOCK,
@@ -24,6 +25,7 @@ static const struct option long_options[] = {
 	{ "kernel", required_argument, NULL, OPT_KERNEL },
 	{ "initrd", required_argument, NULL, OPT_INITRD },
 	{ "drive", required_argument, NULL, OPT_DRIVE },
+	{ "tap", required_argument, NULL, OPT_TAP },
 	{ "cpus", required_argument, NULL, OPT_CPUS },
 	{ "mem", required_argument, NULL, OPT_MEM },
 	{ "api-sock", required_argument, NULL, OPT_API_SOCK },
@@ -42,6 +44,9 @@ void options_print_run_help(void)
 	      "                       a disk: raw image or block device; may be repeated. ro: the guest cannot write;\n"
 	      "                       root: its file system is the root (the first drive is, when there is no\n"
 	      "                       --initrd); async: through io_uring\n"
+	      "  --tap NAME[,mac=ADDRESS][,mtu=BYTES]\n"
+	      "                       a network interface: a TAP that exists (ip tuntap add dev NAME mode tap);\n"
+	      "                       may be repeated\n"
 	      "  --cpus N             1 to 32 (default 1)\n"
 	      "  --mem SIZE           256M, 2G, or a number of MiB (default 128M)\n"
 	      "  --api-sock PATH      also listen for clients of the REST API\n"
@@ -113,6 +118,53 @@ static int parse_drive(struct vm_config *config, const char *text, struct error 
 	path = NULL;
 	config->drive_count++;
 	return 0;
+}
+
+static int parse_tap_word(struct network_interface_config *interface, const char *word,
+			  struct error *err)
+{
+	if (strncmp(word, "mac=", 4) == 0) {
+		interface->guest_mac = strdup(word + 4);
+		return interface->guest_mac ? 0 : error_set(err, ENOMEM, "out of memory");
+	}
+	if (strncmp(word, "mtu=", 4) == 0)
+		return arguments_number("--tap NAME,mtu=", word + 4, 68, 65535, &interface->mtu,
+					err);
+	return error_set(
+		err, EINVAL,
+		"--tap takes NAME, mac=ADDRESS and mtu=BYTES with commas between, not '%s'.", word);
+}
+
+/* NAME[,mac=ADDRESS][,mtu=BYTES] */
+static int parse_tap(struct vm_config *config, const char *text, struct error *err)
+{
+	struct network_interface_config *interface = &config->interfaces[config->interface_count];
+	cleanup_free char *words = strdup(text);
+	char *rest = words;
+	int result = 0;
+
+	if (!words)
+		return error_set(err, ENOMEM, "out of memory");
+	if (config->interface_count == CONFIG_MAX_INTERFACES)
+		return error_set(err, ENOSPC, "A guest has at most %d network interfaces.",
+				 CONFIG_MAX_INTERFACES);
+	/* From here on config_vm_clear() frees what it has. */
+	config->interface_count++;
+	interface->host_dev_name = strdup(strsep(&rest, ","));
+	if (asprintf(&interface->iface_id, "eth%u", config->interface_count - 1) < 0)
+		interface->iface_id = NULL;
+	if (!interface->host_dev_name || !interface->iface_id)
+		return error_set(err, ENOMEM, "out of memory");
+	if (!*interface->host_dev_name)
+		return error_set(err, EINVAL, "--tap needs the name of a TAP, not '%s'.", text);
+	while (result == 0 && rest) {
+		const char *word = strsep(&rest, ",");
+
+		if (interface->guest_mac && strncmp(word, "mac=", 4) == 0)
+			return error_set(err, EINVAL, "--tap takes one mac=, not '%s'.", text);
+		result = parse_tap_word(interface, word, err);
+	}
+	return result;
 }
 
 /* The kernel command line: ours, then what stands behind "--". */
@@ -199,6 +251,9 @@ int options_parse_run(struct options *options, int argc, char **argv, struct err
 			break;
 		case OPT_DRIVE:
 			result = parse_drive(config, optarg, err);
+			break;
+		case OPT_TAP:
+			result = parse_tap(config, optarg, err);
 			break;
 		case OPT_CPUS:
 			result = arguments_number("--cpus", optarg, 1, LAYOUT_MAX_VCPUS,

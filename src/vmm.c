@@ -8,13 +8,14 @@
 #include <fcntl.h>
 #include <libgen.h>
 #include <string.h>
-#include <sys/stat.h>
+#include <strings.h>
 #include <sys/stat.h>
 #include <sys/sysinfo.h>
 
 #include "machine.h"
 #include "metrics.h"
 #include "mayfly/disk.h"
+#include "mayfly/tap.h"
 
 #define DEFAULT_ID "anonymous-instance"
 
@@ -197,6 +198,16 @@ static unsigned int find_drive(const struct vm_config *config, const char *drive
 	return index;
 }
 
+/* Each drive and each interface has an interrupt line of its own. */
+static int check_place(const struct vmm *vmm, struct error *err)
+{
+	if (vmm->config.drive_count + vmm->config.interface_count < LAYOUT_MAX_VIRTIO_DEVICES)
+		return 0;
+	return error_set(err, ENOSPC,
+			 "a microVM has at most %d drives and network interfaces together",
+			 LAYOUT_MAX_VIRTIO_DEVICES);
+}
+
 static int check_drive(const struct vmm *vmm, const struct drive_config *config, unsigned int index,
 		       struct error *err)
 {
@@ -204,9 +215,8 @@ static int check_drive(const struct vmm *vmm, const struct drive_config *config,
 
 	if (result < 0)
 		return result;
-	if (index == CONFIG_MAX_DRIVES)
-		return error_set(err, ENOSPC, "drive %s: a microVM has at most %d drives",
-				 config->drive_id, CONFIG_MAX_DRIVES);
+	if (index == vmm->config.drive_count && check_place(vmm, err) < 0)
+		return error_prefix(err, "drive %s", config->drive_id);
 	for (unsigned int i = 0; config->is_root_device && i < vmm->config.drive_count; i++) {
 		if (i != index && vmm->config.drives[i].is_root_device)
 			return error_set(err, EEXIST, "A root block device already exists");
@@ -227,6 +237,70 @@ int vmm_set_drive(struct vmm *vmm, const struct drive_config *config, struct err
 	if (result == 0 && index == vmm->config.drive_count)
 		vmm->config.drive_count++;
 	return result;
+}
+
+/* The index of an interface, or interface_count when there is none of that id. */
+static unsigned int find_interface(const struct vm_config *config, const char *iface_id)
+{
+	unsigned int index = 0;
+
+	while (index < config->interface_count &&
+	       strcmp(config->interfaces[index].iface_id, iface_id) != 0)
+		index++;
+	return index;
+}
+
+static int check_interface(const struct vmm *vmm, const struct network_interface_config *config,
+			   unsigned int index, struct error *err)
+{
+	int result = config_network_interface_check(config, err);
+
+	if (result < 0)
+		return result;
+	if (index == vmm->config.interface_count && check_place(vmm, err) < 0)
+		return error_prefix(err, "network interface %s", config->iface_id);
+	for (unsigned int i = 0; i < vmm->config.interface_count; i++) {
+		const struct network_interface_config *other = &vmm->config.interfaces[i];
+
+		if (i == index)
+			continue;
+		/* Clients match this text. */
+		if (config->guest_mac && strcasecmp(config->guest_mac, other->guest_mac) == 0)
+			return error_set(err, EEXIST, "The MAC address is already in use: %s",
+					 other->guest_mac);
+		if (strcmp(config->host_dev_name, other->host_dev_name) == 0)
+			return error_set(err, EBUSY,
+					 "network interface %s: host_dev_name %s is that of the "
+					 "network interface %s already",
+					 config->iface_id, config->host_dev_name, other->iface_id);
+	}
+	return tap_check(config, err);
+}
+
+int vmm_set_network_interface(struct vmm *vmm, const struct network_interface_config *config,
+			      struct error *err)
+{
+	unsigned int index = find_interface(&vmm->config, config->iface_id);
+	struct network_interface_config complete = { 0 };
+	int result = need_not_started(vmm, err);
+
+	if (result == 0)
+		result = check_interface(vmm, config, index, err);
+	if (result < 0)
+		return result;
+	if (config_copy(&config_network_interface_object, &complete, config) < 0)
+		return error_set(err, ENOMEM, "no memory for network interface %s",
+				 config->iface_id);
+	result = config_complete_mac(&complete, err);
+	if (result < 0) {
+		config_clear(&config_network_interface_object, &complete);
+		return result;
+	}
+	config_clear(&config_network_interface_object, &vmm->config.interfaces[index]);
+	vmm->config.interfaces[index] = complete;
+	if (index == vmm->config.interface_count)
+		vmm->config.interface_count++;
+	return 0;
 }
 
 /*
@@ -326,6 +400,15 @@ static int set_new_drive(struct vmm *vmm, const struct drive_config *drive, stru
 	return vmm_set_drive(vmm, drive, err);
 }
 
+static int set_new_interface(struct vmm *vmm, const struct network_interface_config *interface,
+			     struct error *err)
+{
+	if (find_interface(&vmm->config, interface->iface_id) < vmm->config.interface_count)
+		return error_set(err, EEXIST, "the interface id %s is used twice",
+				 interface->iface_id);
+	return vmm_set_network_interface(vmm, interface, err);
+}
+
 int vmm_set_all(struct vmm *vmm, const struct vm_config *config, struct error *err)
 {
 	if (config->has_logger && vmm_set_logger(vmm, &config->logger, err) < 0)
@@ -339,6 +422,10 @@ int vmm_set_all(struct vmm *vmm, const struct vm_config *config, struct error *e
 	for (unsigned int i = 0; i < config->drive_count; i++) {
 		if (set_new_drive(vmm, &config->drives[i], err) < 0)
 			return error_prefix(err, "section `drives`, entry %u", i);
+	}
+	for (unsigned int i = 0; i < config->interface_count; i++) {
+		if (set_new_interface(vmm, &config->interfaces[i], err) < 0)
+			return error_prefix(err, "section `network-interfaces`, entry %u", i);
 	}
 	if (config->has_serial && vmm_set_serial(vmm, &config->serial, err) < 0)
 		return error_prefix(err, "section `serial`");
@@ -402,9 +489,12 @@ int vmm_start(struct vmm *vmm, struct error *err)
 	if (result < 0)
 		return result;
 	vmm->state = VMM_RUNNING;
-	log_info(vmm->log, "the microVM runs; vCPUs: %llu, memory: %llu MiB, drives: %u",
-		 (unsigned long long)vmm->config.machine.vcpu_count,
-		 (unsigned long long)vmm->config.machine.mem_size_mib, vmm->config.drive_count);
+	log_info(
+		vmm->log,
+		"the microVM runs; vCPUs: %llu, memory: %llu MiB, drives: %u, network interfaces: %u",
+		(unsigned long long)vmm->config.machine.vcpu_count,
+		(unsigned long long)vmm->config.machine.mem_size_mib, vmm->config.drive_count,
+		vmm->config.interface_count);
 	if (vmm->metrics.fd >= 0) {
 		struct error metrics_err = { 0 };
 

@@ -79,7 +79,7 @@ static void collect(struct virtio_block *block)
 
 static void needs_reset(struct virtio_block *block, const char *reason, uint64_t value)
 {
-	atomic_fetch_add_explicit(&block->metrics.malformed, 1, memory_order_relaxed);
+	counter_add(&block->metrics.malformed, 1);
 	virtio_mmio_needs_reset(&block->mmio, 0, reason, value);
 }
 
@@ -349,7 +349,7 @@ int virtio_block_set_disk(struct virtio_block *block, struct disk *disk, struct 
 
 	loop_remove(block->mmio.loop, &block->completions[block->completion_index].source);
 	block->completion_index = index;
-	atomic_fetch_add_explicit(&block->metrics.disk_updates, 1, memory_order_relaxed);
+	counter_add(&block->metrics.disk_updates, 1);
 	disk_close(old);
 	return 0;
 }

@@ -12,58 +12,10 @@
 #include <string.h>
 
 #include "block_private.h"
+#include "iov.h"
 
 _Static_assert(sizeof(struct virtio_blk_outhdr) == 16, "5.2.6: struct virtio_blk_req");
 _Static_assert(sizeof(struct virtio_blk_discard_write_zeroes) == 16, "5.2.6");
-
-static void count(_Atomic uint64_t *counter, uint64_t amount)
-{
-	atomic_fetch_add_explicit(counter, amount, memory_order_relaxed);
-}
-
-/* Copies once, from what may change under us. The caller knows that there is enough. */
-static void gather(const struct iovec *iov, void *destination, size_t length)
-{
-	uint8_t *out = destination;
-
-	while (length > 0) {
-		size_t part = iov->iov_len < length ? iov->iov_len : length;
-
-		memcpy(out, iov->iov_base, part);
-		out += part;
-		length -= part;
-		iov++;
-	}
-	__asm__ volatile("" ::: "memory");
-}
-
-static void scatter(const struct iovec *iov, const void *source, size_t length)
-{
-	const uint8_t *in = source;
-
-	while (length > 0) {
-		size_t part = iov->iov_len < length ? iov->iov_len : length;
-
-		memcpy(iov->iov_base, in, part);
-		in += part;
-		length -= part;
-		iov++;
-	}
-}
-
-/* Drops `bytes` off the front of the list; empty parts go too. */
-static void skip(struct iovec **iov, unsigned int *count_left, size_t bytes)
-{
-	while (*count_left > 0 && bytes >= (*iov)->iov_len) {
-		bytes -= (*iov)->iov_len;
-		(*iov)++;
-		(*count_left)--;
-	}
-	if (bytes > 0 && *count_left > 0) {
-		(*iov)->iov_base = (uint8_t *)(*iov)->iov_base + bytes;
-		(*iov)->iov_len -= bytes;
-	}
-}
 
 /* Writes the status and gives the chain back; `written` bytes of data precede the status. */
 static void answer(struct virtio_block *block, struct block_slot *slot, uint8_t status,
@@ -78,14 +30,14 @@ static void answer(struct virtio_block *block, struct block_slot *slot, uint8_t 
 
 static enum block_outcome refuse(struct virtio_block *block, struct block_slot *slot)
 {
-	count(&block->metrics.invalid, 1);
+	counter_add(&block->metrics.invalid, 1);
 	answer(block, slot, VIRTIO_BLK_S_IOERR, 0);
 	return BLOCK_DONE;
 }
 
 static enum block_outcome refuse_unsupported(struct virtio_block *block, struct block_slot *slot)
 {
-	count(&block->metrics.unsupported, 1);
+	counter_add(&block->metrics.unsupported, 1);
 	answer(block, slot, VIRTIO_BLK_S_UNSUPP, 0);
 	return BLOCK_DONE;
 }
@@ -127,8 +79,8 @@ static enum block_outcome answer_id(struct virtio_block *block, struct block_slo
 {
 	if (slot->bytes < sizeof(block->id))
 		return refuse(block, slot);
-	scatter(iov, block->id, sizeof(block->id));
-	count(&block->metrics.get_ids, 1);
+	iov_scatter(iov, 0, block->id, sizeof(block->id));
+	counter_add(&block->metrics.get_ids, 1);
 	answer(block, slot, VIRTIO_BLK_S_OK, sizeof(block->id));
 	return BLOCK_DONE;
 }
@@ -159,7 +111,7 @@ static enum block_outcome start_ranges(struct virtio_block *block, struct block_
 	if (slot->bytes == 0 || slot->bytes % sizeof(slot->ranges[0]) ||
 	    slot->bytes > sizeof(slot->ranges))
 		return refuse(block, slot);
-	gather(iov, slot->ranges, slot->bytes);
+	iov_gather(iov, slot->ranges, slot->bytes);
 	slot->range_count = (unsigned int)(slot->bytes / sizeof(slot->ranges[0]));
 	slot->range_next = 0;
 	slot->bytes = 0;
@@ -211,8 +163,8 @@ enum block_outcome block_request_start(struct virtio_block *block, struct block_
 		*reason = "a block request without a status byte";
 		return BLOCK_MALFORMED;
 	}
-	gather(readable, &header, sizeof(header));
-	skip(&readable, &readable_count, sizeof(header));
+	iov_gather(readable, &header, sizeof(header));
+	iov_skip(&readable, &readable_count, sizeof(header));
 	chain->readable_bytes -= sizeof(header);
 	split_status(slot);
 	slot->type = header.type;
@@ -256,23 +208,23 @@ static void count_success(struct virtio_block_metrics *metrics, const struct blo
 {
 	switch (slot->type) {
 	case VIRTIO_BLK_T_IN:
-		count(&metrics->reads, 1);
-		count(&metrics->read_bytes, slot->bytes);
+		counter_add(&metrics->reads, 1);
+		counter_add(&metrics->read_bytes, slot->bytes);
 		break;
 	case VIRTIO_BLK_T_OUT:
-		count(&metrics->writes, 1);
-		count(&metrics->written_bytes, slot->bytes);
+		counter_add(&metrics->writes, 1);
+		counter_add(&metrics->written_bytes, slot->bytes);
 		break;
 	case VIRTIO_BLK_T_DISCARD:
-		count(&metrics->discards, 1);
-		count(&metrics->discarded_bytes, slot->bytes);
+		counter_add(&metrics->discards, 1);
+		counter_add(&metrics->discarded_bytes, slot->bytes);
 		break;
 	case VIRTIO_BLK_T_WRITE_ZEROES:
-		count(&metrics->write_zeroes, 1);
-		count(&metrics->write_zeroes_bytes, slot->bytes);
+		counter_add(&metrics->write_zeroes, 1);
+		counter_add(&metrics->write_zeroes_bytes, slot->bytes);
 		break;
 	default:
-		count(&metrics->flushes, 1);
+		counter_add(&metrics->flushes, 1);
 		break;
 	}
 }
@@ -298,7 +250,7 @@ bool block_request_continue(struct virtio_block *block, struct block_slot *slot)
 	int result = slot->disk.result;
 
 	if (result < 0) {
-		count(&block->metrics.io_errors, 1);
+		counter_add(&block->metrics.io_errors, 1);
 		log_warn_limited(&block->log_limit, block->mmio.log,
 				 "%s: %s at sector %llu, %llu bytes: %s (os error %d)",
 				 block->mmio.name, operation_name(slot->type),

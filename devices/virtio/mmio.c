@@ -37,11 +37,6 @@ bool virtio_mmio_has_feature(const struct virtio_mmio *mmio, unsigned int bit)
 	return mmio->driver_features & VIRTIO_FEATURE(bit);
 }
 
-static void count(_Atomic uint64_t *counter)
-{
-	atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
-}
-
 /* An eventfd refuses a write only when its count is full, and then it is readable already. */
 static void signal_eventfd(int fd)
 {
@@ -63,7 +58,7 @@ static void interrupt_config(struct virtio_mmio *mmio)
 {
 	if (!(mmio->status & VIRTIO_CONFIG_S_DRIVER_OK))
 		return;
-	count(&mmio->metrics.config_changes);
+	counter_add(&mmio->metrics.config_changes, 1);
 	interrupt(mmio, VIRTIO_MMIO_INT_CONFIG);
 }
 
@@ -71,7 +66,7 @@ void virtio_mmio_publish(struct virtio_mmio *mmio, unsigned int queue)
 {
 	if (!virtqueue_publish(&mmio->queues[queue].virtqueue))
 		return;
-	count(&mmio->metrics.interrupts);
+	counter_add(&mmio->metrics.interrupts, 1);
 	interrupt(mmio, VIRTIO_MMIO_INT_VRING);
 }
 
@@ -92,7 +87,7 @@ void virtio_mmio_needs_reset(struct virtio_mmio *mmio, unsigned int queue, const
 	if (mmio->status & VIRTIO_CONFIG_S_NEEDS_RESET)
 		return;
 	mmio->status |= VIRTIO_CONFIG_S_NEEDS_RESET;
-	count(&mmio->metrics.needs_reset);
+	counter_add(&mmio->metrics.needs_reset, 1);
 	log_warn_limited(&mmio->log_limit, mmio->log,
 			 "%s: queue %u: the guest's driver broke the rules: %s (0x%llx); the "
 			 "device stops until it is "
@@ -114,11 +109,13 @@ void virtio_mmio_reset(struct virtio_mmio *mmio)
 {
 	for (unsigned int i = 0; i < mmio->ops->queue_count; i++)
 		virtio_mmio_stop_queue(mmio, i);
+	if (mmio->ops->reset)
+		mmio->ops->reset(mmio);
 	mmio->status = 0;
 	mmio->driver_features = 0;
 	mmio->device_features_sel = mmio->driver_features_sel = mmio->queue_sel = 0;
 	atomic_store(&mmio->interrupt_status, 0);
-	count(&mmio->metrics.resets);
+	counter_add(&mmio->metrics.resets, 1);
 }
 
 /*
@@ -135,7 +132,7 @@ static void handle_notify(struct loop_source *source, uint32_t events)
 	if (eventfd_read(queue->notify_fd, &notifications) < 0)
 		return;
 	virtio_mmio_lock(mmio);
-	count(&mmio->metrics.notifications);
+	counter_add(&mmio->metrics.notifications, 1);
 	if (virtio_mmio_is_live(mmio) && queue->virtqueue.ready)
 		mmio->ops->notify(mmio, (unsigned int)(queue - mmio->queues));
 	virtio_mmio_unlock(mmio);

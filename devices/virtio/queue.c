@@ -255,6 +255,17 @@ int virtqueue_pop(struct virtqueue *queue, struct virtqueue_chain *chain)
 	return 1;
 }
 
+uint16_t virtqueue_waiting(const struct virtqueue *queue)
+{
+	uint16_t waiting;
+
+	if (!queue->ready)
+		return 0;
+	waiting = (uint16_t)(load_u16(queue->available, RING_INDEX, __ATOMIC_RELAXED) -
+			     queue->next_available);
+	return waiting < queue->size ? waiting : queue->size;
+}
+
 void virtqueue_push(struct virtqueue *queue, uint16_t head, uint32_t length)
 {
 	struct vring_used_elem element = { .id = head, .len = length };

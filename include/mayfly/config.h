@@ -31,7 +31,12 @@
 #define CONFIG_MIN_MEMORY_MIB 16
 
 #define CONFIG_MAX_ID_BYTES 64
-#define CONFIG_MAX_DRIVES   LAYOUT_MAX_VIRTIO_DEVICES
+/* Together, too: see vmm. */
+#define CONFIG_MAX_DRIVES     LAYOUT_MAX_VIRTIO_DEVICES
+#define CONFIG_MAX_INTERFACES LAYOUT_MAX_VIRTIO_DEVICES
+
+#define CONFIG_MAX_DEVICE_NAME_BYTES 15 /* of a network device of the host */
+#define CONFIG_MAC_BYTES	     6
 
 enum cache_type {
 	CACHE_UNSAFE,
@@ -77,6 +82,13 @@ struct drive_config {
 	enum io_engine io_engine;
 };
 
+struct network_interface_config {
+	char *iface_id;
+	char *host_dev_name; /* a TAP */
+	char *guest_mac;     /* NULL: one is made up when the interface is configured */
+	uint64_t mtu;	     /* 0: the guest is told none */
+};
+
 struct serial_config {
 	char *serial_out_path;
 };
@@ -114,6 +126,8 @@ struct vm_config {
 	struct machine_config machine;
 	struct drive_config drives[CONFIG_MAX_DRIVES];
 	unsigned int drive_count;
+	struct network_interface_config interfaces[CONFIG_MAX_INTERFACES];
+	unsigned int interface_count;
 	struct serial_config serial;
 	struct logger_config logger;
 	struct metrics_config metrics;
@@ -143,6 +157,7 @@ struct config_field {
 	const char *range_message; /* what to say when out of range; NULL: a sentence made from min
 				      and max */
 	const char *zero_message;  /* the same for 0 alone; NULL: as for any value out of range */
+	bool zero_is_absent;	   /* CONFIG_UINT: 0, out of range, stands for a field not given */
 };
 
 struct config_object {
@@ -157,6 +172,7 @@ extern const struct config_object config_boot_source_object;
 extern const struct config_object config_machine_object;
 extern const struct config_object config_drive_object;
 extern const struct config_object config_drive_update_object;
+extern const struct config_object config_network_interface_object;
 extern const struct config_object config_serial_object;
 extern const struct config_object config_logger_object;
 extern const struct config_object config_metrics_object;
@@ -203,11 +219,20 @@ void config_drive_defaults(struct drive_config *drive);
  * every configuration that it takes, wherever it comes from; the messages are fit for a client.
  *
  * Machine: vCPU count and SMT, memory size and page size, CPU template. Drive: id, path, the form
- * of partuuid. Logger: the level's name.
+ * of partuuid. Network interface: id, the device's name, the address. Logger: the level's name.
  */
 int config_machine_check(const struct machine_config *machine, struct error *err);
 int config_drive_check(const struct drive_config *drive, struct error *err);
+int config_network_interface_check(const struct network_interface_config *interface,
+				   struct error *err);
 int config_logger_check(const struct logger_config *logger, struct error *err);
+
+/* "06:00:ac:10:00:02", in either case, to its six bytes. False when it has another form. */
+bool config_parse_mac(const char *text, uint8_t mac[CONFIG_MAC_BYTES]);
+
+/* Gives an interface without an address a random one (unicast, locally administered), and puts the
+ * one it has into lower case. */
+int config_complete_mac(struct network_interface_config *interface, struct error *err);
 
 /* An id of an API resource: 1 to CONFIG_MAX_ID_BYTES letters, digits and underscores. */
 int config_id_check(const char *id, struct error *err);

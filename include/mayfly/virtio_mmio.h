@@ -46,8 +46,11 @@ struct virtio_mmio_ops {
 	 */
 	void (*notify)(struct virtio_mmio *mmio, unsigned int queue);
 
-	/* The driver set DRIVER_OK: `mmio->driver_features` are final. May be NULL. */
+	/* The driver set DRIVER_OK: `mmio->driver_features` are final. May be NULL. Any thread. */
 	void (*activate)(struct virtio_mmio *mmio);
+
+	/* Device reset (2.4), once its queues are stopped. May be NULL. Any thread. */
+	void (*reset)(struct virtio_mmio *mmio);
 
 	/*
 	 * Queue `queue` goes away: when this returns, nothing of it touches guest memory any more.
@@ -65,6 +68,12 @@ struct virtio_mmio_metrics {
 	_Atomic uint64_t resets;
 	_Atomic uint64_t needs_reset; /* times the driver broke the rules */
 };
+
+/* For metrics: any thread, and no order with anything else. */
+static inline void counter_add(_Atomic uint64_t *counter, uint64_t amount)
+{
+	atomic_fetch_add_explicit(counter, amount, memory_order_relaxed);
+}
 
 struct virtio_mmio_window {
 	struct bus_device device;

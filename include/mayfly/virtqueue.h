@@ -98,6 +98,12 @@ void virtqueue_disable_notify(struct virtqueue *queue);
  */
 bool virtqueue_enable_notify(struct virtqueue *queue);
 
+/*
+ * Chains that the driver has made available and that were not popped yet, by its own account: a
+ * hint, at most the queue's size.
+ */
+uint16_t virtqueue_waiting(const struct virtqueue *queue);
+
 /* Chains popped and not yet pushed. */
 static inline uint16_t virtqueue_in_flight(const struct virtqueue *queue)
 {

@@ -69,6 +69,8 @@ int vmm_set_boot_source(struct vmm *vmm, const struct boot_source_config *config
 			struct error *err);
 int vmm_set_machine(struct vmm *vmm, const struct machine_config *config, struct error *err);
 int vmm_set_drive(struct vmm *vmm, const struct drive_config *config, struct error *err);
+int vmm_set_network_interface(struct vmm *vmm, const struct network_interface_config *config,
+			      struct error *err);
 int vmm_set_serial(struct vmm *vmm, const struct serial_config *config, struct error *err);
 int vmm_set_logger(struct vmm *vmm, const struct logger_config *config, struct error *err);
 int vmm_set_metrics(struct vmm *vmm, const struct metrics_config *config, struct error *err);

@@ -142,7 +142,7 @@ class TestTexts:
         assert DEVICE_MODEL in text and "on purpose" in text and path in text
 
     @pytest.mark.parametrize("path", ["/mmds", "/mmds/config", "/snapshot/create", "/snapshot/load",
-                                      "/cpu-config", "/network-interfaces/a"])
+                                      "/cpu-config"])
     def test_what_is_not_there_yet_is_refused_by_name(self, api, path):
         text = api.refusal("PUT", path, {})
         assert path in text and "not supported by this version" in text

@@ -21,6 +21,7 @@ SCHEMAS = {
     "machine-config": "MachineConfig",
     "drives": "Drive",
     "drive update": "DriveUpdate",
+    "network-interfaces": "NetworkInterface",
     "serial": "Serial",
     "logger": "Logger",
     "metrics": "Metrics",
@@ -177,6 +178,7 @@ def test_configuration_has_the_schemas_of_its_resources(description, tables):
     for section in SECTIONS:
         assert properties[section]["$ref"].rsplit("/", 1)[1] == SCHEMAS[section]
     assert properties["drives"]["items"]["$ref"].endswith("/Drive")
+    assert properties["network-interfaces"]["items"]["$ref"].endswith("/NetworkInterface")
     assert set(properties) == SECTIONS | {"drives", "network-interfaces"}
 
 
@@ -215,6 +217,9 @@ BODIES = {
     ("put", "/drives/{drive_id}"): [{"drive_id": "id", "is_root_device": True, "path_on_host": "DISK",
                                      "partuuid": "6c3b2ad1-01", "socket": None}],
     ("patch", "/drives/{drive_id}"): [{"drive_id": "id", "path_on_host": "DISK"}],
+    # No TAP: none is made in the network of the machine that tests.
+    ("put", "/network-interfaces/{iface_id}"): [{"iface_id": "id", "host_dev_name": "lo", "mtu": 1500,
+                                                 "guest_mac": "06:00:AC:10:00:02", "tx_rate_limiter": None}],
     ("put", "/serial"): [{"serial_out_path": "OUT"}, {}],
     ("put", "/logger"): [{"level": "Info", "show_level": True}, {}],
     ("put", "/metrics"): [{"metrics_path": "OUT"}],
@@ -222,12 +227,16 @@ BODIES = {
 }
 
 
+def with_id(path):
+    return re.sub(r"\{[a-z_]+\}", "id", path)
+
+
 def test_answers_are_as_described(description, workshop):
     api = workshop.monitor(api=True).api
     files = {"DISK": str(workshop.disk("disk", 1 << 20)), "OUT": str(workshop.path("out"))}
 
     def ask(method, path, body=None):
-        answer = api.request(method.upper(), path.replace("{drive_id}", "id"), body)
+        answer = api.request(method.upper(), with_id(path), body)
         assert_valid(description, method, path, answer)
         return answer
 
@@ -273,7 +282,7 @@ def test_what_the_description_forbids_is_refused(description, workshop):
             # A log level is taken in any letter case, but these are no levels at all.
             if validator(description, schema).is_valid(wrong):
                 continue
-            answer = api.request(method.upper(), path.replace("{drive_id}", "id"), wrong)
+            answer = api.request(method.upper(), with_id(path), wrong)
             assert answer.status == 400, (path, wrong)
             assert answer.fault
             refused += 1

@@ -80,6 +80,7 @@ int main(void)
 	dump_object(objects, &config_machine_object, &machine);
 	dump_object(objects, &config_drive_object, &drive);
 	dump_object(objects, &config_drive_update_object, &drive_update);
+	dump_object(objects, &config_network_interface_object, &zero.interfaces[0]);
 	dump_object(objects, &config_serial_object, &zero.serial);
 	dump_object(objects, &config_logger_object, &zero.logger);
 	dump_object(objects, &config_metrics_object, &zero.metrics);

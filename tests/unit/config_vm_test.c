@@ -81,6 +81,7 @@ Test(config_vm, errors_name_section_entry_and_field)
 	assert_refused("[]", "invalid type: sequence, expected a JSON object with a microVM's configuration");
 	assert_refused("{\"boot_source\":{}}",
 		       "unknown section `boot_source`, expected one of `boot-source`, `machine-config`, `drives`, "
+		       "`network-interfaces`, "
 		       "`serial`, `logger`, `metrics`");
 	assert_refused("{\"boot-source\":{}}", "section `boot-source`: missing field `kernel_image_path`");
 	assert_refused("{\"boot-source\":{\"kernel_image_path\":\"/k\"},\"drives\":{}}",
@@ -97,8 +98,41 @@ Test(config_vm, devices_that_do_not_exist_are_refused_with_the_reason)
 {
 	assert_refused("{\"vsock\":{}}", "section `vsock`: Mayfly does not emulate it. Its device model is virtio-net, "
 					 "virtio-blk, serial and i8042, on purpose.");
-	assert_refused("{\"network-interfaces\":[{}]}",
-		       "section `network-interfaces`: not supported by this version of Mayfly.");
+	assert_refused("{\"mmds-config\":{}}", "section `mmds-config`: not supported by this version of Mayfly.");
+}
+
+Test(config_vm, network_interfaces_go_in_and_out)
+{
+	static const char text[] =
+		"{\"network-interfaces\":[{\"iface_id\":\"eth0\",\"host_dev_name\":\"tap0\","
+		"\"guest_mac\":\"06:00:ac:10:00:02\",\"mtu\":9000,\"rx_rate_limiter\":null},"
+		"{\"iface_id\":\"eth1\",\"host_dev_name\":\"tap1\",\"mtu\":null}]}";
+	static const char expected[] = "[{\"iface_id\":\"eth0\",\"host_dev_name\":\"tap0\","
+				       "\"guest_mac\":\"06:00:ac:10:00:02\",\"mtu\":9000},"
+				       "{\"iface_id\":\"eth1\",\"host_dev_name\":\"tap1\"}]";
+	struct vm_config config;
+	struct error err = { 0 };
+	char *written;
+	json_t *json;
+
+	cr_assert_eq(parse(text, &config, &err), 0, "%s", err.message);
+	cr_assert_eq(config.interface_count, 2);
+	cr_assert_eq(config.interfaces[0].mtu, 9000);
+	cr_assert_eq(config.interfaces[1].mtu, 0, "not given");
+	json = config_format_vm(&config);
+	written = json_dumps(json_object_get(json, "network-interfaces"), JSON_COMPACT);
+	cr_assert_str_eq(written, expected);
+	free(written);
+	json_decref(json);
+	config_vm_clear(&config);
+	assert_refused("{\"network-interfaces\":[{\"iface_id\":\"eth0\"}]}",
+		       "section `network-interfaces`, entry 0: missing field `host_dev_name`");
+	assert_refused("{\"network-interfaces\":[{\"iface_id\":\"a\",\"host_dev_name\":\"t\",\"mtu\":0}]}",
+		       "section `network-interfaces`, entry 0: The value of `mtu` is 0: it must be from 68 to 65535.");
+	assert_refused("{\"network-interfaces\":[{\"iface_id\":\"a\",\"host_dev_name\":\"t\","
+		       "\"tx_rate_limiter\":{}}]}",
+		       "section `network-interfaces`, entry 0: The field `tx_rate_limiter` is not supported by this "
+		       "version of Mayfly.");
 }
 
 Test(config_vm, more_drives_than_interrupt_lines_are_refused)
@@ -109,7 +143,7 @@ Test(config_vm, more_drives_than_interrupt_lines_are_refused)
 		snprintf(text + strlen(text), sizeof(text) - strlen(text),
 			 "%s{\"drive_id\":\"d%d\",\"path_on_host\":\"/a\",\"is_root_device\":false}", i ? "," : "", i);
 	strcat(text, "]}");
-	snprintf(message, sizeof(message), "section `drives`: %d drives, %d at most are possible",
+	snprintf(message, sizeof(message), "section `drives`: %d entries, %d at most are possible",
 		 CONFIG_MAX_DRIVES + 1, CONFIG_MAX_DRIVES);
 	assert_refused(text, message);
 }

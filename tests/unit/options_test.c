@@ -167,6 +167,29 @@ Test(options, the_first_drive_is_the_root_unless_something_else_is)
 	config_vm_clear(&options.config);
 }
 
+Test(options, run_takes_network_interfaces)
+{
+	struct options options =
+		good("mayfly run --kernel k --tap tap0 --tap t1,mac=06:00:ac:10:00:02,mtu=9000 --tap t2,mtu=1400");
+	struct network_interface_config *interfaces = options.config.interfaces;
+
+	cr_assert_eq(options.config.interface_count, 3);
+	cr_assert_str_eq(interfaces[0].iface_id, "eth0");
+	cr_assert_str_eq(interfaces[0].host_dev_name, "tap0");
+	cr_assert_null(interfaces[0].guest_mac);
+	cr_assert_eq(interfaces[0].mtu, 0);
+	cr_assert_str_eq(interfaces[1].iface_id, "eth1");
+	cr_assert_str_eq(interfaces[1].host_dev_name, "t1");
+	cr_assert_str_eq(interfaces[1].guest_mac, "06:00:ac:10:00:02");
+	cr_assert_eq(interfaces[1].mtu, 9000);
+	cr_assert_eq(interfaces[2].mtu, 1400);
+	config_vm_clear(&options.config);
+	cr_assert(strstr(bad("mayfly run --kernel k --tap ,mtu=1400"), "--tap needs the name of a TAP"));
+	cr_assert(strstr(bad("mayfly run --kernel k --tap t,mtu=67"), "from 68 to 65535, not '67'"));
+	cr_assert(strstr(bad("mayfly run --kernel k --tap t,speed=1"), "not 'speed=1'"));
+	cr_assert(strstr(bad("mayfly run --kernel k --tap t,mac=a,mac=b"), "one mac="));
+}
+
 Test(options, a_comma_in_a_file_name_is_kept)
 {
 	struct options options = good("mayfly run --kernel k --drive a,b.img,ro");

@@ -117,6 +117,20 @@ Test(routes, pause_and_resume_reach_the_machine)
 		       DESERIALIZE "invalid type: null, expected a string for `state`");
 }
 
+Test(routes, network_interface_is_set)
+{
+	assert_done("PUT", "/network-interfaces/eth0", "{\"iface_id\":\"eth0\",\"host_dev_name\":\"tap0\"}",
+		    "interface eth0 tap0 mac=- mtu=0\n");
+	assert_done("PUT", "/network-interfaces/eth0",
+		    "{\"iface_id\":\"eth0\",\"host_dev_name\":\"tap0\",\"guest_mac\":\"AA:FC:00:00:00:01\",\"mtu\":1400}",
+		    "interface eth0 tap0 mac=AA:FC:00:00:00:01 mtu=1400\n");
+	assert_refused("PUT", "/network-interfaces/eth1", "{\"iface_id\":\"eth0\",\"host_dev_name\":\"tap0\"}",
+		       "The id from the path does not match the id from the body!");
+	assert_refused("PUT", "/network-interfaces/eth0", "{\"iface_id\":\"eth0\"}",
+		       DESERIALIZE "missing field `host_dev_name`");
+	assert_refused("PUT", "/network-interfaces", "{}", "The ID cannot be empty.");
+}
+
 Test(routes, boot_source_is_set)
 {
 	assert_done("PUT", "/boot-source", "{\"kernel_image_path\":\"/k\"}", "boot_source /k - -\n");
@@ -301,7 +315,7 @@ Test(routes, devices_outside_the_model_are_refused_with_the_reason)
 
 Test(routes, what_this_version_has_not_yet_is_refused_by_name)
 {
-	static const char *const paths[] = { "/network-interfaces/eth0", "/mmds", "/mmds/config", "/snapshot/create",
+	static const char *const paths[] = { "/mmds", "/mmds/config", "/snapshot/create",
 					     "/snapshot/load", "/cpu-config" };
 	char message[256];
 

@@ -96,6 +96,17 @@ int vmm_set_drive(struct vmm *vmm, const struct drive_config *config, struct err
 	return result;
 }
 
+int vmm_set_network_interface(struct vmm *vmm, const struct network_interface_config *config, struct error *err)
+{
+	int result = note(vmm, err, "interface %s %s mac=%s mtu=%llu\n", config->iface_id, config->host_dev_name,
+			  text(config->guest_mac), (unsigned long long)config->mtu);
+
+	if (result == 0 && vmm->config.interface_count < CONFIG_MAX_INTERFACES)
+		result = config_copy(&config_network_interface_object,
+				     &vmm->config.interfaces[vmm->config.interface_count++], config);
+	return result;
+}
+
 int vmm_set_serial(struct vmm *vmm, const struct serial_config *config, struct error *err)
 {
 	return note(vmm, err, "serial %s\n", text(config->serial_out_path));
