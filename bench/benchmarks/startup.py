@@ -102,7 +102,7 @@ class Startup:
     def __init__(self, bench):
         self.bench, self.report = bench, bench.report
         self.kernel, self.disk = guests.reset_at_once(bench), guests.disk(bench)
-        self.trace = bench.folder / "startup-trace"
+        self.trace = bench.memory_file("startup-trace")
         self.config = guests.mayfly_config(bench, "startup", self.kernel, disks=[self.disk])
 
     def by_file(self):
@@ -116,7 +116,7 @@ class Startup:
                       done.command)
 
     def by_api(self):
-        path = self.bench.folder / "api.socket"
+        path = self.bench.memory_file("api.socket")
         path.unlink(missing_ok=True)
         child = self.bench.start([self.bench.mayfly, "--api-sock", path, "--level", "Warn", "--startup-trace", self.trace],
                                  stdout=None)

@@ -4,6 +4,7 @@ A Session owns everything that must not outlive the run: the children and a scra
 whichever way the run ends, the children end before the folder goes.
 """
 import contextlib
+import os
 import pathlib
 import random
 import shutil
@@ -66,6 +67,7 @@ class Session:
         self.options, self.host, self.kind = options, host, kind
         self.peers, self.build = peers, pathlib.Path(build)
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="mayfly-bench-"))
+        self.memory_folder = None
         self.children = []
         self.report = None
         self.progress = Progress()
@@ -76,7 +78,8 @@ class Session:
 
     def __exit__(self, *_):
         self.end_children()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for folder in filter(None, (self.folder, self.memory_folder)):
+            shutil.rmtree(folder, ignore_errors=True)
 
     # Words
 
@@ -110,6 +113,16 @@ class Session:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(contents.encode() if isinstance(contents, str) else contents)
         return path
+
+    def memory_file(self, name):
+        """The path of a file in memory (a tmpfs), for what is opened while something is timed: on a disk's file
+        system that alone may take milliseconds."""
+        shared = pathlib.Path("/dev/shm")
+        if not os.access(shared, os.W_OK):
+            return self.folder / name
+        if not self.memory_folder:
+            self.memory_folder = pathlib.Path(tempfile.mkdtemp(prefix="mayfly-bench-", dir=shared))
+        return self.memory_folder / name
 
     def start(self, argv, **streams):
         """Starts a program (see children.Child), which is ended with the session at the latest."""
