@@ -173,6 +173,7 @@ def measure(bench):
     declare(bench.report)
     startup = Startup(bench)
     try:
-        bench.interleave({"mayfly, file": startup.by_file, "mayfly, API": startup.by_api, "bare-kvm": startup.bare})
+        with bench.undisturbed():
+            bench.interleave({"mayfly, file": startup.by_file, "mayfly, API": startup.by_api, "bare-kvm": startup.bare})
     finally:
         compare(bench)
