@@ -5,7 +5,6 @@
  * when they are named, so that the client who named a wrong one hears it at once, and closed again:
  * what a start uses is opened by it.
  */
-#include <fcntl.h>
 #include <libgen.h>
 #include <string.h>
 #include <strings.h>
@@ -14,6 +13,7 @@
 
 #include "machine.h"
 #include "metrics.h"
+#include "mayfly/boot.h"
 #include "mayfly/disk.h"
 #include "mayfly/tap.h"
 
@@ -123,32 +123,14 @@ static int need_started(const struct vmm *vmm, struct error *err)
 			 "The requested operation is not supported before starting the microVM.");
 }
 
-/* Says now what a start would say later. O_NONBLOCK: a FIFO must not hang the monitor. */
-static int check_readable(const char *path, const char *what, struct error *err)
-{
-	cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-	struct error cause;
-	struct stat status;
-	int result;
-
-	if (fd < 0) {
-		/* Clients match this text, so the path comes behind it. */
-		result = error_errno(&cause, "The %s file cannot be opened", what);
-		return error_set(err, -result, "%s: %s", cause.message, path);
-	}
-	if (fstat(fd, &status) == 0 && S_ISDIR(status.st_mode))
-		return error_set(err, EISDIR, "The %s file %s is a directory", what, path);
-	return 0;
-}
-
 int vmm_set_boot_source(struct vmm *vmm, const struct boot_source_config *config, struct error *err)
 {
 	int result = need_not_started(vmm, err);
 
 	if (result == 0)
-		result = check_readable(config->kernel_image_path, "kernel", err);
+		result = boot_file_check("kernel", config->kernel_image_path, err);
 	if (result == 0 && config->initrd_path)
-		result = check_readable(config->initrd_path, "initrd", err);
+		result = boot_file_check("initrd", config->initrd_path, err);
 	if (result == 0 &&
 	    config_copy(&config_boot_source_object, &vmm->config.boot_source, config) < 0)
 		result = error_set(err, ENOMEM, "no memory for the boot source");

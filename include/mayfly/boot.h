@@ -74,6 +74,13 @@ int boot_load(struct memory *memory, const struct boot_request *request,
 	      const struct boot_platform *platform, struct boot_entry *entry, struct error *err);
 
 /*
+ * Whether boot_load() could open this file, a "kernel" or an "initrd" by its role: it exists, may
+ * be read, is a regular file and not empty. Refuses in boot_load()'s own words; never waits.
+ * Whether it is a kernel shows only when it is loaded.
+ */
+int boot_file_check(const char *role, const char *path, struct error *err);
+
+/*
  * The kernel command line as the guest will see it, NUL-terminated in `out` (of `out_bytes`): the
  * user's, the root parameter, and a virtio_mmio.device= for each device that the user's text does
  * not name already (by either of its windows), joined by single spaces. What is added stands before

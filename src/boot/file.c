@@ -56,6 +56,13 @@ void boot_file_close(struct boot_file *file)
 	close_fd(&file->fd);
 }
 
+int boot_file_check(const char *role, const char *path, struct error *err)
+{
+	cleanup_boot_file struct boot_file file = { .fd = -1 };
+
+	return boot_file_open(&file, role, path, err);
+}
+
 int boot_file_read(const struct boot_file *file, uint64_t offset, void *destination, size_t length,
 		   const char *structure, struct error *err)
 {

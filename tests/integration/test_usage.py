@@ -93,6 +93,15 @@ class TestApi:
         answer = api.request("PUT", "/boot-source", {"kernel_image_path": str(workshop.folder)})
         assert answer.fault == f"The kernel file {workshop.folder} is a directory"
 
+    def test_what_can_be_no_kernel_or_initrd_is_refused_when_it_is_named(self, workshop, kernel_file):
+        api = workshop.monitor(api=True).api
+        empty = workshop.file("empty")
+        for field, role in ("kernel_image_path", "kernel"), ("initrd_path", "initrd"):
+            for path, what in (empty, "is empty"), ("/dev/null", "is not a regular file"):
+                body = {"kernel_image_path": kernel_file, field: str(path)}
+                assert api.refusal("PUT", "/boot-source", body) == f"The {role} file {path} {what}"
+        assert "boot-source" not in api.get("/vm/config")
+
     def test_the_logger_keeps_what_a_later_put_leaves_out(self, workshop):
         api = workshop.monitor(api=True).api
         log = str(workshop.path("log"))
