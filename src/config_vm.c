@@ -54,11 +54,18 @@ static const struct section *find_section(const char *key)
 }
 
 static int parse_section(const struct section *section, const json_t *json,
-			 struct vm_config *config, struct error *err)
+			 const struct logger_config *logger, struct vm_config *config,
+			 struct error *err)
 {
-	int result = config_parse_object(section->object, json, false,
-					 (char *)config + section->offset, err);
+	int result = 0;
 
+	/* As PUT /logger does, this section leaves alone what it does not name. */
+	if (section->object == &config_logger_object && logger &&
+	    config_copy(&config_logger_object, &config->logger, logger) < 0)
+		result = error_set(err, ENOMEM, "out of memory");
+	if (result == 0)
+		result = config_parse_object(section->object, json, false,
+					     (char *)config + section->offset, err);
 	if (result < 0)
 		return error_prefix(err, "section `%s`", section->object->name);
 	if (section->present_offset != SIZE_MAX)
@@ -152,7 +159,8 @@ static int parse_other(const char *key, const json_t *json, struct error *err)
 			 config_clip(&clip, key));
 }
 
-int config_parse_vm(const json_t *json, struct vm_config *config, struct error *err)
+int config_parse_vm(const json_t *json, const struct logger_config *logger,
+		    struct vm_config *config, struct error *err)
 {
 	const char *key;
 	json_t *value;
@@ -172,7 +180,7 @@ int config_parse_vm(const json_t *json, struct vm_config *config, struct error *
 		if ((section || list) && json_is_null(value))
 			continue;
 		if (section)
-			result = parse_section(section, value, config, err);
+			result = parse_section(section, value, logger, config, err);
 		else if (list)
 			result = parse_list(list, value, config, err);
 		else
@@ -224,7 +232,8 @@ static ssize_t read_file(const char *path, char **text, struct error *err)
 	return (ssize_t)used;
 }
 
-int config_load_vm(const char *path, struct vm_config *config, struct error *err)
+int config_load_vm(const char *path, const struct logger_config *logger, struct vm_config *config,
+		   struct error *err)
 {
 	cleanup_free char *text = NULL;
 	ssize_t length;
@@ -238,7 +247,7 @@ int config_load_vm(const char *path, struct vm_config *config, struct error *err
 	json = config_parse_json(text, (size_t)length, err);
 	if (!json)
 		return error_prefix(err, "configuration file %s", path);
-	result = config_parse_vm(json, config, err);
+	result = config_parse_vm(json, logger, config, err);
 	json_decref(json);
 	return result < 0 ? error_prefix(err, "configuration file %s", path) : 0;
 }

@@ -58,7 +58,7 @@ static int set_words(struct vmm *vmm, const struct vm_config *config, struct err
 static int set_file(struct vmm *vmm, const char *path, struct error *err)
 {
 	struct vm_config config = { 0 };
-	int result = config_load_vm(path, &config, err);
+	int result = config_load_vm(path, &vmm_config(vmm)->logger, &config, err);
 
 	/* What is wrong with the file itself names it already. */
 	if (result == 0 && vmm_set_all(vmm, &config, err) < 0)

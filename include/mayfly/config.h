@@ -242,11 +242,14 @@ int config_instance_id_check(const char *id, struct error *err);
 
 /*
  * The whole config file (kebab-case sections) into `config`, which is zeroed first. Unknown
- * sections are refused by name, those of devices that Mayfly does not emulate with the reason.
- * config_vm_clear() frees it.
+ * sections are refused by name, those of devices that Mayfly does not emulate with the reason. A
+ * `logger` section leaves what it does not name as it is in `logger`: what the command line said.
+ * NULL stands for the defaults. config_vm_clear() frees it.
  */
-int config_parse_vm(const json_t *json, struct vm_config *config, struct error *err);
-int config_load_vm(const char *path, struct vm_config *config, struct error *err);
+int config_parse_vm(const json_t *json, const struct logger_config *logger,
+		    struct vm_config *config, struct error *err);
+int config_load_vm(const char *path, const struct logger_config *logger, struct vm_config *config,
+		   struct error *err);
 json_t *config_format_vm(const struct vm_config *config);
 void config_vm_clear(struct vm_config *config);
 

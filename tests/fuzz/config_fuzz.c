@@ -79,12 +79,12 @@ static void run_vm(const json_t *json)
 	struct error err = { 0 };
 	json_t *written, *again;
 
-	if (config_parse_vm(json, &first, &err) < 0) {
+	if (config_parse_vm(json, NULL, &first, &err) < 0) {
 		require(err.message[0] != '\0');
 		return;
 	}
 	written = config_format_vm(&first);
-	require(config_parse_vm(written, &second, &err) == 0);
+	require(config_parse_vm(written, NULL, &second, &err) == 0);
 	again = config_format_vm(&second);
 	require(json_equal(written, again));
 	json_decref(written);

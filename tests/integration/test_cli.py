@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from harness import tiny
+from harness.workshop import log_of
 
 pytestmark = pytest.mark.host
 
@@ -238,6 +239,24 @@ class TestConfigFile:
         second = workshop.start(configuration)
         assert second.api.get("/vm/config") == {**configuration, "logger": second.api.get("/vm/config")["logger"]}
         assert second.api.state() == "Running"
+
+    @pytest.mark.guest
+    @pytest.mark.usefixtures("kvm")
+    @pytest.mark.parametrize("section, shape", [
+        (None, r"Info:src/vmm\.c:[0-9]+"),
+        ({}, r"Info:src/vmm\.c:[0-9]+"),
+        ({"level": "Info"}, r"Info:src/vmm\.c:[0-9]+"),
+        ({"show_level": False}, r"src/vmm\.c:[0-9]+"),
+        ({"show_log_origin": False}, r"Info"),
+        ({"show_level": False, "show_log_origin": False}, None)])
+    def test_a_logger_section_leaves_to_the_command_line_what_it_does_not_name(self, workshop, section, shape):
+        others = {} if section is None else {"logger": section}
+        monitor = workshop.boot_tiny(tiny.SPIN, "--show-log-origin", **others)  # and --log-path, --show-level
+        line = next(line for line in log_of(monitor).splitlines() if "the microVM runs" in line)
+        marks = line[line.index("[") + 1:line.index("]")].split(":", 2)
+        assert marks[0] == "anonymous-instance"
+        assert re.fullmatch(shape, marks[2]) if shape else len(marks) == 2, line
+        assert monitor.api.get("/vm/config")["logger"]["log_path"] == str(monitor.log_path)
 
     @pytest.mark.guest
     @pytest.mark.usefixtures("kvm")

@@ -12,7 +12,7 @@ static int parse(const char *text, struct vm_config *config, struct error *err)
 	int result;
 
 	cr_assert(json, "%s: %s", text, err->message);
-	result = config_parse_vm(json, config, err);
+	result = config_parse_vm(json, NULL, config, err);
 	json_decref(json);
 	return result;
 }
@@ -74,6 +74,39 @@ Test(config_vm, empty_object_is_a_default_machine)
 	cr_assert_eq(config.machine.mem_size_mib, 128u);
 	cr_assert_eq(config.drive_count, 0u);
 	config_vm_clear(&config);
+}
+
+Test(config_vm, logger_section_leaves_what_it_does_not_name)
+{
+	char path[] = "/said/before", level[] = "Debug", module[] = "src";
+	const struct logger_config before = {
+		.log_path = path, .level = level, .module = module, .show_level = true, .show_log_origin = true
+	};
+	struct vm_config config;
+	struct error err;
+	json_t *json = json_pack("{s:{s:s, s:b}}", "logger", "level", "Error", "show_level", 0);
+
+	cr_assert_eq(config_parse_vm(json, &before, &config, &err), 0, "%s", err.message);
+	cr_assert_str_eq(config.logger.level, "Error");
+	cr_assert_not(config.logger.show_level);
+	cr_assert(config.logger.show_log_origin);
+	cr_assert_str_eq(config.logger.log_path, "/said/before");
+	cr_assert_str_eq(config.logger.module, "src");
+	config_vm_clear(&config);
+	json_decref(json);
+}
+
+Test(config_vm, no_logger_section_is_none_whatever_was_said_before)
+{
+	const struct logger_config before = { .show_level = true };
+	struct vm_config config;
+	struct error err;
+	json_t *json = json_pack("{s:n}", "logger");
+
+	cr_assert_eq(config_parse_vm(json, &before, &config, &err), 0, "%s", err.message);
+	cr_assert_not(config.has_logger);
+	config_vm_clear(&config);
+	json_decref(json);
 }
 
 Test(config_vm, errors_name_section_entry_and_field)
@@ -177,7 +210,7 @@ static void assert_not_loaded(const char *of, const char *message)
 	struct vm_config config;
 	struct error err = { 0 };
 
-	cr_assert(config_load_vm(of, &config, &err) < 0);
+	cr_assert(config_load_vm(of, NULL, &config, &err) < 0);
 	cr_assert(strstr(err.message, of), "%s", err.message);
 	cr_assert(strstr(err.message, message), "%s", err.message);
 }
@@ -190,7 +223,7 @@ Test(config_file, file_is_loaded)
 	struct error err;
 
 	write_file(whole, strlen(whole));
-	cr_assert_eq(config_load_vm(path, &config, &err), 0, "%s", err.message);
+	cr_assert_eq(config_load_vm(path, NULL, &config, &err), 0, "%s", err.message);
 	cr_assert_str_eq(config.drives[0].path_on_host, "/a");
 	config_vm_clear(&config);
 }

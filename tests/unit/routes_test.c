@@ -239,7 +239,7 @@ Test(routes, configuration_is_told_in_the_shape_of_the_config_file)
 			 "\"is_read_only\":false,\"cache_type\":\"Unsafe\",\"io_engine\":\"Sync\"}],"
 			 "\"network-interfaces\":[]}");
 	json = config_parse_json(response.body, response.body_bytes, &err);
-	cr_assert_eq(config_parse_vm(json, &config, &err), 0, "%s", err.message);
+	cr_assert_eq(config_parse_vm(json, NULL, &config, &err), 0, "%s", err.message);
 	config_vm_clear(&config);
 	json_decref(json);
 	http_response_clear(&response);
