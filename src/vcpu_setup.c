@@ -93,8 +93,10 @@ static void set_lvt(struct kvm_lapic_state *lapic, unsigned int offset, uint32_t
 	memcpy(lapic->regs + offset, &delivery, sizeof(delivery));
 }
 
-/* As firmware leaves them: LINT0 takes the PIC's interrupts, LINT1 NMIs; the MP table says the
- * same. */
+/*
+ * As firmware leaves the boot vCPU's: LINT0 takes the PIC's interrupts, LINT1 NMIs; the MP table
+ * says the same. Those of the others are masked by the INIT that starts them (SDM 3, 10.4.7.3).
+ */
 static int set_lints(struct vcpu *vcpu, struct error *err)
 {
 	struct kvm_lapic_state lapic;
@@ -127,7 +129,7 @@ int vcpu_setup(struct vcpu *vcpu, struct cpuid_table *cpuid, struct error *err)
 	result = set_msrs(vcpu, err);
 	if (result < 0)
 		return result;
-	return set_lints(vcpu, err);
+	return vcpu->index == 0 ? set_lints(vcpu, err) : 0;
 }
 
 static struct kvm_segment flat_segment(uint16_t selector, uint8_t type, bool long_mode)

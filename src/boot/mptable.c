@@ -12,10 +12,16 @@
 #define SPEC_REVISION	   4 /* 1.4 */
 #define LOCAL_APIC_VERSION 0x14
 #define IO_APIC_VERSION	   0x11
-#define IO_APIC_ID	   0 /* what KVM's register reads after reset */
 #define ISA_BUS_ID	   0
+#define BOOT_LOCAL_APIC	   0
 #define ALL_LOCAL_APICS	   0xff
-#define CASCADE_IRQ	   2 /* where the second 8259 joins the first: no device's */
+/*
+ * What KVM's register reads after reset, and what the MADT says. That CPU 0's local APIC has the
+ * same number is no conflict: ids had to differ where all APICs arbitrated for one serial bus;
+ * these are xAPICs (LOCAL_APIC_VERSION), which have none.
+ */
+#define IO_APIC_ID  0
+#define CASCADE_IRQ 2 /* where the second 8259 joins the first: no device's */
 
 struct mp_floating_pointer {
 	char signature[4];
@@ -171,13 +177,15 @@ static void add_interrupts(struct mp_ebda *ebda)
 		interrupt.pin = pin;
 		add_entry(ebda, &interrupt, sizeof(interrupt));
 	}
+	/* 3.6.2.2: the 8259s interrupt the boot processor only; two could not both answer them. */
 	interrupt = (struct mp_interrupt) { .type = MP_LOCAL_INTERRUPT,
 					    .kind = MP_EXT_INT,
 					    .source_bus = ISA_BUS_ID,
-					    .apic_id = ALL_LOCAL_APICS,
+					    .apic_id = BOOT_LOCAL_APIC,
 					    .pin = 0 };
 	add_entry(ebda, &interrupt, sizeof(interrupt));
 	interrupt.kind = MP_NMI;
+	interrupt.apic_id = ALL_LOCAL_APICS;
 	interrupt.pin = 1;
 	add_entry(ebda, &interrupt, sizeof(interrupt));
 }

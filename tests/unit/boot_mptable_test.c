@@ -84,6 +84,7 @@ static void check_table(unsigned int vcpu_count)
 			cr_assert_eq(memcmp(entry + 2, "ISA   ", 6), 0);
 			break;
 		case 2:
+			cr_assert_eq(entry[1], 0, "the id that KVM's register reads");
 			cr_assert_eq(entry[3], 1, "enabled");
 			cr_assert_eq(get32(entry + 4), LAYOUT_IO_APIC);
 			break;
@@ -91,12 +92,13 @@ static void check_table(unsigned int vcpu_count)
 			cr_assert_eq(entry[1], 0, "INT");
 			cr_assert_eq(get16(entry + 2), 5, "edge, active high");
 			cr_assert_eq(entry[5], entry[7], "line n is pin n");
+			cr_assert_eq(entry[6], 0, "of the only IO-APIC");
 			cr_assert_lt(entry[7], LAYOUT_IO_APIC_PINS);
 			lines |= 1U << entry[7];
 			break;
 		default:
 			cr_assert_eq(entry[1], counts[4] == 0 ? 3 : 1, "ExtINT, then NMI");
-			cr_assert_eq(entry[6], 0xff, "of all processors");
+			cr_assert_eq(entry[6], counts[4] == 0 ? 0 : 0xff, "of the boot processor, of all");
 			cr_assert_eq(entry[7], counts[4], "LINT0, then LINT1");
 		}
 		counts[entry[0]]++;
