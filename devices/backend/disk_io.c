@@ -54,6 +54,13 @@ static void write_zeros_step(struct disk *disk, struct disk_request *request,
 	step->iov_count = pages < DISK_ZERO_PAGES ? (unsigned int)pages : DISK_ZERO_PAGES;
 }
 
+static void discard_step(const struct disk_request *request, struct disk_step *step)
+{
+	step->kind = STEP_DISCARD;
+	if (request->length_bytes > DISK_DISCARD_STEP_BYTES)
+		step->length_bytes = DISK_DISCARD_STEP_BYTES;
+}
+
 static void range_step(struct disk *disk, struct disk_request *request, struct disk_step *step)
 {
 	if (request->operation == DISK_WRITE_ZEROES && !request->may_unmap &&
@@ -69,7 +76,7 @@ static void range_step(struct disk *disk, struct disk_request *request, struct d
 		break;
 	default:
 		if (request->operation == DISK_DISCARD)
-			step->kind = STEP_DISCARD;
+			discard_step(request, step);
 		else
 			write_zeros_step(disk, request, step);
 		break;
@@ -172,17 +179,30 @@ static bool not_possible(int64_t result)
 	       result == -ENOTTY || result == -ENODEV;
 }
 
+/* The step was no longer than what is left. */
+static bool finish_discard(struct disk_request *request, int64_t result)
+{
+	struct disk_step done = { .length_bytes = request->length_bytes };
+
+	if (result < 0)
+		return finish(request, not_possible(result) ? 0 : (int)result);
+	discard_step(request, &done);
+	advance(request, done.length_bytes);
+	return request->length_bytes == 0 ? finish(request, 0) : false;
+}
+
 static bool finish_range(struct disk *disk, struct disk_request *request, int64_t result)
 {
-	if (request->operation == DISK_WRITE_ZEROES && request->attempt == ATTEMPT_PLAINLY)
-		return finish_transfer(request, result);
+	if (request->attempt == ATTEMPT_PLAINLY)
+		return request->operation == DISK_DISCARD ? finish_discard(request, result)
+							  : finish_transfer(request, result);
 	if (!not_possible(result))
 		return finish(request, (int)result);
 	if (request->operation == DISK_WRITE_ZEROES) {
 		request->attempt++;
 		return false;
 	}
-	if (request->attempt == ATTEMPT_PLAINLY || !disk->is_block_device)
+	if (!disk->is_block_device)
 		return finish(request, 0);
 	request->attempt = ATTEMPT_PLAINLY;
 	return false;

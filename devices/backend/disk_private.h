@@ -34,6 +34,12 @@ struct disk_step {
  */
 #define DISK_STEP_BYTES (2 * MIB)
 
+/*
+ * The same for BLKDISCARD, which io_uring has no operation for. Devices give space back in pieces of
+ * their own, up to some MiB large, and forget what is asked for smaller ones.
+ */
+#define DISK_DISCARD_STEP_BYTES (16 * MIB)
+
 struct disk_engine {
 	/* Makes what the engine needs for `queue_size` requests. */
 	int (*start)(struct disk *disk, unsigned int queue_size, struct error *err);
@@ -68,7 +74,7 @@ struct disk {
 	uint64_t device_id, inode; /* which file it is */
 	unsigned int in_flight;	   /* submitted and not yet on the list */
 	struct disk_request *finished, **finished_end;
-	struct disk_request *unfinished;     /* Sync: what has steps left */
+	struct disk_request *unfinished;     /* what has steps left that are system calls */
 	bool abandoning;		     /* a request ends with the step that it is in */
 	struct iovec zeros[DISK_ZERO_PAGES]; /* the same page of zeros again and again; filled when
 						first needed */

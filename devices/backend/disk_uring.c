@@ -133,6 +133,18 @@ static void prepare(const struct disk *disk, struct io_uring_sqe *sqe, const str
 	sqe->flags |= IOSQE_FIXED_FILE;
 }
 
+/* What the ring has no operation for; the next step is for the next turn of the loop. */
+static void do_one_step(struct disk *disk, struct disk_request *request,
+			const struct disk_step *step)
+{
+	if (disk_finish_step(disk, request, disk_do_step(disk, step))) {
+		disk_finish(disk, request);
+		return;
+	}
+	request->next = disk->unfinished;
+	disk->unfinished = request;
+}
+
 static void submit(struct disk *disk, struct disk_request *request)
 {
 	struct disk_uring *uring = disk->uring;
@@ -140,9 +152,11 @@ static void submit(struct disk *disk, struct disk_request *request)
 	struct disk_step step;
 
 	disk_next_step(disk, request, &step);
-	sqe = step.kind == STEP_DISCARD || uring->queued_count == uring->size
-		      ? NULL
-		      : io_uring_get_sqe(&uring->ring);
+	if (step.kind == STEP_DISCARD) {
+		do_one_step(disk, request, &step);
+		return;
+	}
+	sqe = uring->queued_count == uring->size ? NULL : io_uring_get_sqe(&uring->ring);
 	if (!sqe) {
 		disk_run_plainly(disk, request);
 		return;
@@ -191,6 +205,9 @@ static void commit(struct disk *disk)
 		taken += (unsigned int)result - stale;
 	}
 	uring->queued_count = 0;
+	/* Refused only when its count is full, and then it is readable already. */
+	if (disk->unfinished)
+		(void)!eventfd_write(disk->completion_fd, 1);
 }
 
 static void complete(struct disk *disk, struct disk_request *request, int result)
@@ -209,10 +226,18 @@ static void complete(struct disk *disk, struct disk_request *request, int result
 static void collect(struct disk *disk, bool wait)
 {
 	struct io_uring *ring = &disk->uring->ring;
+	struct disk_request *unfinished = disk->unfinished;
 	struct io_uring_cqe *cqe;
 
-	if (wait && io_uring_wait_cqe(ring, &cqe) < 0)
+	if (wait && !unfinished && io_uring_wait_cqe(ring, &cqe) < 0)
 		return;
+	disk->unfinished = NULL;
+	while (unfinished) {
+		struct disk_request *next = unfinished->next;
+
+		submit(disk, unfinished);
+		unfinished = next;
+	}
 	while (io_uring_peek_cqe(ring, &cqe) == 0) {
 		struct disk_request *request = io_uring_cqe_get_data(cqe);
 		int result = cqe->res;
