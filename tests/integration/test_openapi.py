@@ -210,8 +210,7 @@ def assert_valid(description, method, path, answer):
 
 BODIES = {
     ("put", "/actions"): [{"action_type": "FlushMetrics"}],
-    ("put", "/boot-source"): [{"kernel_image_path": "/dev/null"},
-                              {"kernel_image_path": "/dev/null", "initrd_path": None}],
+    ("put", "/boot-source"): [{"kernel_image_path": "DISK"}, {"kernel_image_path": "DISK", "initrd_path": None}],
     ("put", "/machine-config"): [{"vcpu_count": 2, "mem_size_mib": 64, "cpu_template": "None"}],
     ("patch", "/machine-config"): [{"smt": True, "huge_pages": None}],
     ("put", "/drives/{drive_id}"): [{"drive_id": "id", "is_root_device": True, "path_on_host": "DISK",
