@@ -165,11 +165,12 @@ class Child:
         if self.finished is None:
             signal.pidfd_send_signal(self.pidfd, number)
 
-    def kill(self):
+    def kill(self, wait=True):
         """Ends it and what it started, at once."""
         if self.finished is None:
             try:
                 os.killpg(self.pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-            self.reap(clock_ns())
+            if wait:
+                self.reap(clock_ns())

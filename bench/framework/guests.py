@@ -4,6 +4,7 @@ import os
 import sys
 
 from .machine import REPOSITORY
+from .session import CannotMeasure
 
 sys.path.insert(0, os.fspath(REPOSITORY / "tests" / "integration"))
 from harness import tiny  # noqa: E402
@@ -17,10 +18,22 @@ def reset_at_once(bench):
     return path if path.exists() else bench.file(path.name, tiny.elf(tiny.RESET))
 
 
-def halt_for_ever(bench):
-    """An ELF kernel that stays: it halts with interrupts off."""
-    path = bench.folder / "halt-for-ever"
-    return path if path.exists() else bench.file(path.name, tiny.elf(tiny.HALT_FOR_EVER))
+def kit(bench, name):
+    """A guest of tests/guests, made by the release build; tests/guests/README.md says what each does."""
+    path = bench.build / "tests" / "guests" / name
+    if not path.exists():
+        raise CannotMeasure(f"{path} is missing: the build has not made it")
+    return bench.local(path)
+
+
+def results(output):
+    """[(name, {key: value})] of the lines `result: NAME KEY=VALUE ...` that a guest of the kit prints."""
+    found = []
+    for line in output.decode(errors="replace").splitlines():
+        if line.startswith("result: "):
+            name, *pairs = line.removeprefix("result: ").split()
+            found.append((name, dict(pair.partition("=")[::2] for pair in pairs)))
+    return found
 
 
 def disk(bench, name="disk", size=16 << 20):
@@ -30,11 +43,13 @@ def disk(bench, name="disk", size=16 << 20):
     return path
 
 
-def mayfly_config(bench, name, kernel, *, vcpus=1, memory_mib=MEMORY_MIB, disks=(), **more):
-    """A configuration file for Mayfly; returns its path."""
-    config = {"boot-source": {"kernel_image_path": os.fspath(kernel)},
+def mayfly_config(bench, name, kernel, *, arguments=None, vcpus=1, memory_mib=MEMORY_MIB, disks=(), read_only=False,
+                  **more):
+    """A configuration file for Mayfly; returns its path. Guests at the same time share a disk that is read-only."""
+    config = {"boot-source": {"kernel_image_path": os.fspath(kernel), **({"boot_args": arguments} if arguments else {})},
               "machine-config": {"vcpu_count": vcpus, "mem_size_mib": memory_mib},
-              "drives": [{"drive_id": f"disk{number}", "path_on_host": os.fspath(path), "is_root_device": False}
+              "drives": [{"drive_id": f"disk{number}", "path_on_host": os.fspath(path), "is_root_device": False,
+                          "is_read_only": read_only}
                          for number, path in enumerate(disks)], **more}
     return bench.file(f"{name}.json", json.dumps(config))
 

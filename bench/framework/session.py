@@ -145,6 +145,9 @@ class Session:
             self.children.remove(child)
 
     def end_children(self):
+        """All at once: a VM that is taken down waits for milliseconds, and there may be a thousand."""
+        for child in self.children:
+            child.kill(wait=False)
         while self.children:
             self.forget(self.children[-1])
 
