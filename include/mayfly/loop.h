@@ -17,10 +17,23 @@ struct loop_source {
 	void (*handler)(struct loop_source *source, uint32_t events);
 };
 
+/*
+ * A time at which something is to be done, embedded like a source. Arming and cancelling are no
+ * system calls: the loop waits no longer than for the first.
+ */
+struct loop_timer {
+	void (*handler)(struct loop_timer *timer); /* set by the user */
+	bool armed;
+	uint64_t at_ns;
+	struct loop_timer *next;
+};
+
 #define LOOP_BATCH 16
 
 struct loop {
 	int epoll_fd;
+	uint64_t (*clock_ns)(void); /* CLOCK_MONOTONIC, unless a test has its own */
+	struct loop_timer *timers;  /* armed, the next one first */
 	bool running;
 	int result;
 	struct epoll_event batch[LOOP_BATCH];
@@ -42,6 +55,19 @@ int loop_modify(struct loop *loop, struct loop_source *source, uint32_t events);
 /* Takes the source out. Safe from any handler, its own included: it is not called again. Twice does
  * no harm. */
 void loop_remove(struct loop *loop, struct loop_source *source);
+
+/* What the loop's clock shows. */
+uint64_t loop_now_ns(const struct loop *loop);
+
+/* Calls timer->handler once, when the loop's clock shows `at_ns` or later. An armed one is armed
+ * anew. */
+void loop_timer_set(struct loop *loop, struct loop_timer *timer, uint64_t at_ns);
+
+/* It is not called any more. Safe from any handler; does nothing when it is not armed. */
+void loop_timer_cancel(struct loop *loop, struct loop_timer *timer);
+
+/* Calls what is due. loop_run() does so in every turn. */
+void loop_run_timers(struct loop *loop);
 
 /* Handles events until loop_stop(). Returns the result given to it, or a negative errno. */
 int loop_run(struct loop *loop);

@@ -110,3 +110,121 @@ Test(loop, modify_changes_what_is_waited_for)
 	close(fd_quiet);
 	close(fd_loud);
 }
+
+static uint64_t fake_now_ns;
+
+static uint64_t fake_clock(void)
+{
+	return fake_now_ns;
+}
+
+struct alarm {
+	struct loop_timer timer;
+	struct loop *loop;
+	struct loop_timer *other;
+	uint64_t again_at_ns;
+	unsigned int calls, order;
+};
+
+static unsigned int alarms_rung;
+
+static void ring(struct loop_timer *timer)
+{
+	struct alarm *alarm = container_of(timer, struct alarm, timer);
+
+	alarm->calls++;
+	alarm->order = ++alarms_rung;
+	if (alarm->other)
+		loop_timer_cancel(alarm->loop, alarm->other);
+	if (alarm->again_at_ns)
+		loop_timer_set(alarm->loop, timer, alarm->again_at_ns);
+}
+
+static void init_alarms(struct loop *loop, struct alarm *alarms, size_t count)
+{
+	cr_assert_eq(loop_init(loop, NULL), 0);
+	loop->clock_ns = fake_clock;
+	fake_now_ns = 1000;
+	for (size_t i = 0; i < count; i++)
+		alarms[i] = (struct alarm) { .timer.handler = ring, .loop = loop };
+}
+
+Test(loop, timers_ring_in_order_when_their_time_has_come)
+{
+	struct alarm alarms[4];
+	struct loop loop;
+
+	init_alarms(&loop, alarms, 4);
+	loop_timer_set(&loop, &alarms[0].timer, 3000);
+	loop_timer_set(&loop, &alarms[1].timer, 1500);
+	loop_timer_set(&loop, &alarms[2].timer, 9000);
+	loop_timer_set(&loop, &alarms[3].timer, 2000);
+	loop_timer_set(&loop, &alarms[2].timer, 1200);
+	loop_run_timers(&loop);
+	cr_assert_eq(alarms_rung, 0);
+	fake_now_ns = 2000;
+	loop_run_timers(&loop);
+	cr_assert_eq(alarms[2].order, 1);
+	cr_assert_eq(alarms[1].order, 2);
+	cr_assert_eq(alarms[3].order, 3, "due at this very moment");
+	cr_assert_eq(alarms[0].calls, 0);
+	loop_timer_cancel(&loop, &alarms[0].timer);
+	loop_timer_cancel(&loop, &alarms[0].timer);
+	fake_now_ns = 5000;
+	loop_run_timers(&loop);
+	cr_assert_eq(alarms_rung, 3);
+	loop_destroy(&loop);
+}
+
+Test(loop, timer_that_sets_itself_for_the_past_waits_for_the_next_turn)
+{
+	struct alarm alarms[2];
+	struct loop loop;
+
+	init_alarms(&loop, alarms, 2);
+	alarms[0].again_at_ns = 1;
+	loop_timer_set(&loop, &alarms[0].timer, 500);
+	loop_timer_set(&loop, &alarms[1].timer, 600);
+	loop_run_timers(&loop);
+	cr_assert_eq(alarms[0].calls + alarms[1].calls, 2);
+	loop_run_timers(&loop);
+	cr_assert_geq(alarms[0].calls, 2);
+	loop_destroy(&loop);
+}
+
+Test(loop, timer_may_cancel_another_that_is_due)
+{
+	struct alarm alarms[3];
+	struct loop loop;
+
+	init_alarms(&loop, alarms, 3);
+	alarms[0].other = &alarms[1].timer;
+	for (int i = 0; i < 3; i++)
+		loop_timer_set(&loop, &alarms[i].timer, 100);
+	loop_run_timers(&loop);
+	cr_assert_eq(alarms[0].calls, 1);
+	cr_assert_eq(alarms[1].calls, 0);
+	cr_assert_eq(alarms[2].calls, 1);
+	cr_assert_null(loop.timers);
+	loop_destroy(&loop);
+}
+
+static void stop_at_timer(struct loop_timer *timer)
+{
+	loop_stop(container_of(timer, struct alarm, timer)->loop, 7);
+}
+
+Test(loop, run_waits_for_timers_as_well_as_for_descriptors)
+{
+	struct alarm alarm = { .timer.handler = stop_at_timer };
+	struct loop loop;
+	uint64_t start_ns;
+
+	cr_assert_eq(loop_init(&loop, NULL), 0);
+	alarm.loop = &loop;
+	start_ns = loop_now_ns(&loop);
+	loop_timer_set(&loop, &alarm.timer, start_ns + 20000000);
+	cr_assert_eq(loop_run(&loop), 7);
+	cr_assert_geq(loop_now_ns(&loop) - start_ns, 20000000);
+	loop_destroy(&loop);
+}
