@@ -176,7 +176,7 @@ static int patch_drive(struct api_call *call, struct error *err)
 	if (result == 0 && !changes_something(call->body, "drive_id"))
 		result = error_set(err, EINVAL, EMPTY_PATCH);
 	if (result == 0)
-		result = vmm_patch_drive(call->vmm, call->id, config.path_on_host, err);
+		result = vmm_patch_drive(call->vmm, call->id, &config, err);
 	config_clear(&config_drive_update_object, &config);
 	return result;
 }

@@ -37,11 +37,12 @@ int console_open(struct console *console, const struct console_options *options,
 	console->options = *options;
 	console->open = true;
 	console->wake.fd = -1;
+	console->options.rate_limiter = NULL; /* lent for this call */
 	console->output.fd = console->output.gather_fd = -1;
 	console->output.writable.fd = console->output.gather.fd = -1;
 	console->input.fd = console->input.pace_fd = console->input.continued_fd = -1;
 	console->input.readable.fd = console->input.pace.fd = console->input.continued.fd = -1;
-	ret = console_output_open(console, err);
+	ret = console_output_open(console, options->rate_limiter, err);
 	if (ret == 0)
 		ret = console_input_open(console, err);
 	if (ret == 0)
@@ -61,4 +62,9 @@ void console_close(struct console *console)
 	/* The terminal stays raw for the last words: they hold the guest's own carriage returns. */
 	console_output_close(console);
 	console_input_close(console);
+}
+
+const struct rate_limiter_metrics *console_limiter_metrics(const struct console *console)
+{
+	return &console->output.limiter.metrics;
 }

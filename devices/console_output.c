@@ -11,8 +11,9 @@
  * every GATHER_NS, for as long as there is something, and are not woken meanwhile: a line costs two
  * writes and two wake-ups instead of eighty.
  *
- * When the sink takes no more, the ring fills while we wait for EPOLLOUT; what finds it full is
- * dropped by the vCPU. When the reader has gone, everything is dropped here.
+ * When the sink takes no more, the ring fills while we wait for EPOLLOUT, and when the rate limit
+ * is reached, while we wait for the limiter; what finds it full is dropped by the vCPU. When the
+ * reader has gone, everything is dropped here.
  *
  * System calls: openat, fstat, write, sendto, poll, timerfd_create, timerfd_settime, read, close,
  * epoll_ctl.
@@ -146,7 +147,8 @@ static void give_up_sink(struct console *console, int reason)
 enum step {
 	STEP_DONE,
 	STEP_MORE,
-	STEP_WAIT
+	STEP_WAIT,   /* for the reader */
+	STEP_LIMITED /* the limiter's timer goes on */
 };
 
 /* One write, or one refusal handled. */
@@ -156,6 +158,7 @@ static enum step drain_step(struct console *console)
 	struct serial *serial = console->options.serial;
 	const uint8_t *data;
 	size_t length = serial_peek_output(serial, &data);
+	uint64_t allowed;
 	ssize_t written;
 
 	if (!length)
@@ -165,8 +168,14 @@ static enum step drain_step(struct console *console)
 		serial_consume_output(serial, length);
 		return STEP_MORE;
 	}
+	allowed = rate_limiter_available_bytes(&output->limiter);
+	if (allowed == 0)
+		return STEP_LIMITED;
+	if (length > allowed)
+		length = allowed;
 	written = write_sink(output, data, length);
 	if (written > 0) {
+		rate_limiter_take(&output->limiter, 1, (uint64_t)written);
 		output->failing = false;
 		serial_consume_output(serial, (size_t)written);
 		return STEP_MORE;
@@ -189,13 +198,14 @@ static enum step drain_step(struct console *console)
 	return STEP_MORE;
 }
 
-static bool drain(struct console *console);
+static enum step drain(struct console *console, bool *wrote);
 
 static void handle_writable(struct loop_source *source, uint32_t events)
 {
 	struct console_output *output = container_of(source, struct console_output, writable);
+	bool wrote;
 
-	drain(container_of(output, struct console, output));
+	drain(container_of(output, struct console, output), &wrote);
 }
 
 static void wait_for_reader(struct console *console)
@@ -211,35 +221,59 @@ static void wait_for_reader(struct console *console)
 		give_up_sink(console, -ret);
 }
 
-/* Writes what the sink takes now; waits in the loop for the rest. Returns whether any was taken. */
-static bool drain(struct console *console)
+/*
+ * Writes what the sink and the limits take now, and sees to it that the rest is not forgotten.
+ * Returns why it stopped; `wrote` says whether anything was taken.
+ */
+static enum step drain(struct console *console, bool *wrote)
 {
+	enum step step = STEP_MORE;
 	uint64_t again = 1;
 
-	for (int i = 0; i < MAX_WRITES; i++) {
-		enum step step = drain_step(console);
-
-		if (step == STEP_WAIT) {
-			wait_for_reader(console);
-			return i > 0;
-		}
-		if (step == STEP_DONE) {
-			loop_remove(console->options.loop, &console->output.writable);
-			return i > 0;
-		}
+	*wrote = false;
+	for (int i = 0; i < MAX_WRITES && step == STEP_MORE; i++) {
+		*wrote = i > 0;
+		step = drain_step(console);
 	}
-	/* More is there, and the ring, not having been empty, will not say so again. */
-	(void)!write(console->options.serial->host_fd, &again, sizeof(again));
-	return true;
+	switch (step) {
+	case STEP_WAIT:
+		wait_for_reader(console);
+		break;
+	case STEP_LIMITED:
+		loop_remove(console->options.loop, &console->output.writable);
+		rate_limiter_wait(&console->output.limiter);
+		break;
+	case STEP_DONE:
+		loop_remove(console->options.loop, &console->output.writable);
+		break;
+	case STEP_MORE:
+		/* More is there, and the ring, not having been empty, will not say so again. */
+		*wrote = true;
+		(void)!write(console->options.serial->host_fd, &again, sizeof(again));
+		break;
+	}
+	return step;
 }
 
 void console_output_ready(struct console *console)
 {
 	struct console_output *output = &console->output;
 	struct itimerspec timer = { .it_value.tv_nsec = GATHER_NS };
-	bool gather = drain(console) && timerfd_settime(output->gather_fd, 0, &timer, NULL) == 0;
+	bool wrote, look_again;
 
-	serial_watch_output(console->options.serial, !gather);
+	/* The limiter says when to look; the ring would say at once, and go on saying. */
+	if (drain(console, &wrote) == STEP_LIMITED)
+		look_again = true;
+	else
+		look_again = wrote && timerfd_settime(output->gather_fd, 0, &timer, NULL) == 0;
+	serial_watch_output(console->options.serial, !look_again);
+}
+
+static void handle_limit_over(struct rate_limiter *limiter)
+{
+	struct console_output *output = container_of(limiter, struct console_output, limiter);
+
+	console_output_ready(container_of(output, struct console, output));
 }
 
 static void handle_gather(struct loop_source *source, uint32_t events)
@@ -251,11 +285,13 @@ static void handle_gather(struct loop_source *source, uint32_t events)
 		console_output_ready(container_of(output, struct console, output));
 }
 
-int console_output_open(struct console *console, struct error *err)
+int console_output_open(struct console *console, const struct rate_limiter_config *limits,
+			struct error *err)
 {
 	struct console_output *output = &console->output;
 	int ret;
 
+	rate_limiter_init(&output->limiter, console->options.loop, handle_limit_over, limits);
 	output->gather_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	if (output->gather_fd < 0)
 		return error_errno(err, "serial port: cannot make a timer");
@@ -274,6 +310,8 @@ void console_output_close(struct console *console)
 	struct console_output *output = &console->output;
 	uint64_t deadline_ns = clock_ns(CLOCK_MONOTONIC) + CONSOLE_DRAIN_MS * 1000000ULL;
 
+	rate_limiter_destroy(&output->limiter);
+	output->limiter.bandwidth.size = output->limiter.ops.size = 0;
 	while (clock_ns(CLOCK_MONOTONIC) < deadline_ns) {
 		enum step step = drain_step(console);
 		struct pollfd polled = { .fd = output->fd, .events = POLLOUT };

@@ -14,7 +14,8 @@
  */
 int console_reopen(int fd, int flags);
 
-int console_output_open(struct console *console, struct error *err);
+int console_output_open(struct console *console, const struct rate_limiter_config *limits,
+			struct error *err);
 /* Output came to the empty ring: writes what the sink takes now, and looks again after a while. */
 void console_output_ready(struct console *console);
 /* Writes the rest out for at most CONSOLE_DRAIN_MS, then drops it. */

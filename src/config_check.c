@@ -212,3 +212,28 @@ int config_logger_check(const struct logger_config *logger, struct error *err)
 				 config_clip(&clip, logger->level));
 	return 0;
 }
+
+static void merge_bucket(bool *present, struct token_bucket_config *bucket,
+			 const struct token_bucket_config *update)
+{
+	*present = update->size > 0 && update->refill_time > 0;
+	*bucket = *present ? *update : (struct token_bucket_config) { 0 };
+}
+
+void config_rate_limiter_merge(struct rate_limiter_config *limiter,
+			       const struct rate_limiter_config *update)
+{
+	if (update->has_bandwidth)
+		merge_bucket(&limiter->has_bandwidth, &limiter->bandwidth, &update->bandwidth);
+	if (update->has_ops)
+		merge_bucket(&limiter->has_ops, &limiter->ops, &update->ops);
+}
+
+struct rate_limiter_config config_serial_limiter(const struct serial_config *serial)
+{
+	if (serial->has_bucket)
+		return (struct rate_limiter_config) { .has_bandwidth = true,
+						      .bandwidth = serial->bucket };
+	return serial->has_rate_limiter ? serial->rate_limiter
+					: (struct rate_limiter_config) { 0 };
+}

@@ -22,6 +22,12 @@ static const void *const_member_of(const void *value, const struct config_field 
 	return (const char *)value + field->offset;
 }
 
+/* CONFIG_OBJECT: whether it is there. */
+static bool *present_flag(void *value, const struct config_field *field)
+{
+	return (bool *)((char *)value + field->present_offset);
+}
+
 static const struct config_field *find_field(const struct config_object *object, const char *name)
 {
 	for (size_t i = 0; i < object->field_count; i++) {
@@ -67,8 +73,11 @@ static int refuse_unknown_field(const struct config_object *object, const char *
 	size_t count = 0;
 
 	for (size_t i = 0; i < object->field_count && count < ARRAY_SIZE(names); i++) {
-		if (object->fields[i].type != CONFIG_REFUSED)
-			names[count++] = object->fields[i].name;
+		const struct config_field *field = &object->fields[i];
+
+		/* The first of two fields of one name stands for both. */
+		if (field->type != CONFIG_REFUSED && find_field(object, field->name) == field)
+			names[count++] = field->name;
 	}
 	write_choices(names, count, choices, sizeof(choices));
 	return error_set(err, EINVAL, "unknown field `%s`, expected %s", config_clip(&clip, name),
@@ -158,8 +167,19 @@ static int parse_field(const struct config_field *field, const json_t *json, voi
 		return parse_enum(field, json, member, err);
 	case CONFIG_REFUSED:
 		return error_set(err, ENOTSUP, "%s", field->refusal);
+	case CONFIG_OBJECT:
+		break; /* parse_at() */
 	}
 	return error_set(err, EINVAL, "`%s` has no type", field->name);
+}
+
+static bool has_member_of(const struct config_object *object, const json_t *json)
+{
+	for (size_t i = 0; i < object->field_count; i++) {
+		if (json_object_get(json, object->fields[i].name))
+			return true;
+	}
+	return false;
 }
 
 /* What a JSON object says about a field: NULL when it is absent, or null where that means the same.
@@ -168,7 +188,12 @@ static const json_t *given_value(const struct config_field *field, const json_t 
 {
 	const json_t *value = json_object_get(json, field->name);
 
-	return value && json_is_null(value) && (partial || field->nullable) ? NULL : value;
+	if (!value || (json_is_null(value) && (partial || field->nullable)))
+		return NULL;
+	if ((field->by_members && !has_member_of(field->object, value)) ||
+	    (field->unless && has_member_of(field->unless, value)))
+		return NULL; /* the other field of this name is meant */
+	return value;
 }
 
 /* Fields that the JSON gives are taken from `from`, the others stay; `out` gives its old strings to
@@ -198,6 +223,10 @@ static void exchange_given(const struct config_object *object, const json_t *jso
 			break;
 		case CONFIG_ENUM:
 			*(int *)to_member = *(int *)from_member;
+			break;
+		case CONFIG_OBJECT:
+			memcpy(to_member, from_member, field->object->size_bytes);
+			*present_flag(out, field) = true;
 			break;
 		case CONFIG_REFUSED:
 			break;
@@ -239,23 +268,62 @@ static int check_form(const struct config_object *object, const json_t *json, bo
 	return 0;
 }
 
+static int parse_at(const struct config_object *object, const json_t *json, bool partial,
+		    void *out, const char *path, struct error *err);
+
+/* A member with a table of its own. A PATCH changes it whole: what is required in it, is. */
+static int parse_within(const struct config_field *field, const json_t *json, void *out,
+			const char *path, struct error *err)
+{
+	char name[128];
+
+	snprintf(name, sizeof(name), "%s%s%s", path, *path ? "." : "", field->name);
+	*present_flag(out, field) = true;
+	return parse_at(field->object, json, false, member_of(out, field), name, err);
+}
+
+static int parse_fields(const struct config_object *object, const json_t *json, bool partial,
+			void *out, struct error *err)
+{
+	int result = check_form(object, json, partial, err);
+
+	for (size_t i = 0; i < object->field_count && result == 0; i++) {
+		const struct config_field *field = &object->fields[i];
+		const json_t *value = given_value(field, json, partial);
+
+		if (value && field->type != CONFIG_OBJECT)
+			result = parse_field(field, value, out, err);
+	}
+	return result;
+}
+
+/* Fills `out`, which is zeroed; it may own strings after a failure, too. */
+static int parse_at(const struct config_object *object, const json_t *json, bool partial,
+		    void *out, const char *path, struct error *err)
+{
+	int result = parse_fields(object, json, partial, out, err);
+
+	if (result < 0)
+		return *path ? error_prefix(err, "%s", path) : result;
+	for (size_t i = 0; i < object->field_count && result == 0; i++) {
+		const struct config_field *field = &object->fields[i];
+		const json_t *value = given_value(field, json, partial);
+
+		if (value && field->type == CONFIG_OBJECT)
+			result = parse_within(field, value, out, path, err);
+	}
+	return result;
+}
+
 int config_parse_object(const struct config_object *object, const json_t *json, bool partial,
 			void *out, struct error *err)
 {
-	void *parsed;
-	int result = check_form(object, json, partial, err);
+	void *parsed = calloc(1, object->size_bytes);
+	int result;
 
-	if (result < 0)
-		return result;
-	parsed = calloc(1, object->size_bytes);
 	if (!parsed)
 		return error_set(err, ENOMEM, "out of memory for %s", object->name);
-	for (size_t i = 0; i < object->field_count && result == 0; i++) {
-		const json_t *value = given_value(&object->fields[i], json, partial);
-
-		if (value)
-			result = parse_field(&object->fields[i], value, parsed, err);
-	}
+	result = parse_at(object, json, partial, parsed, "", err);
 	if (result == 0)
 		exchange_given(object, json, partial, out, parsed);
 	config_clear(object, parsed);
@@ -286,7 +354,11 @@ int config_check_ranges(const struct config_object *object, const void *value, s
 		const void *member = const_member_of(value, field);
 		int result = 0;
 
-		if (field->type == CONFIG_UINT && !is_absent(field, member))
+		if (field->type == CONFIG_OBJECT)
+			result = *present_flag((void *)(uintptr_t)value, field)
+					 ? config_check_ranges(field->object, member, err)
+					 : 0;
+		else if (field->type == CONFIG_UINT && !is_absent(field, member))
 			result = config_check_uint(field, *(const uint64_t *)member, err);
 		else if (field->type == CONFIG_ENUM &&
 			 *(const unsigned int *)member >= count_names(field->names))
@@ -323,6 +395,9 @@ static bool format_field(const struct config_field *field, const void *member, j
 	case CONFIG_ENUM:
 		*json = json_string(field->names[*(const unsigned int *)member]);
 		break;
+	case CONFIG_OBJECT:
+		*json = config_format_object(field->object, member);
+		break;
 	case CONFIG_REFUSED:
 		return true;
 	}
@@ -337,6 +412,9 @@ json_t *config_format_object(const struct config_object *object, const void *val
 		const struct config_field *field = &object->fields[i];
 		json_t *member = NULL;
 
+		if (field->type == CONFIG_OBJECT &&
+		    !*present_flag((void *)(uintptr_t)value, field))
+			continue;
 		if (!format_field(field, const_member_of(value, field), &member) ||
 		    (member && json_object_set_new(json, field->name, member) < 0)) {
 			json_decref(json);

@@ -15,8 +15,6 @@ static const char *const action_type_names[] = { "InstanceStart", "SendCtrlAltDe
 						 NULL };
 static const char *const vm_state_names[] = { "Paused", "Resumed", NULL };
 
-#define RATE_LIMITER_REFUSAL "The field `rate_limiter` is " CONFIG_NOT_YET "."
-
 #define OBJECT(identifier, key, type, table)       \
 	const struct config_object identifier = {  \
 		.name = key,                       \
@@ -50,6 +48,27 @@ static const struct config_field machine_fields[] = {
 };
 OBJECT(config_machine_object, "machine-config", machine_config, machine_fields);
 
+#define BUCKET(member) .name = #member, .offset = offsetof(struct token_bucket_config, member)
+static const struct config_field token_bucket_fields[] = {
+	{ BUCKET(size), .type = CONFIG_UINT, .required = true, .max = INT64_MAX },
+	{ BUCKET(refill_time), .type = CONFIG_UINT, .required = true,
+	  .max = CONFIG_MAX_REFILL_TIME_MS },
+	{ BUCKET(one_time_burst), .type = CONFIG_UINT, .nullable = true, .max = INT64_MAX },
+};
+OBJECT(config_token_bucket_object, "token bucket", token_bucket_config, token_bucket_fields);
+
+/* An object within `type`; whether it is there says the bool has_<member>. */
+#define WITHIN(type_, member, table)                                            \
+	.type = CONFIG_OBJECT, .nullable = true, .object = &(table),            \
+	.offset = offsetof(struct type_, member),                               \
+	.present_offset = offsetof(struct type_, has_##member)
+
+static const struct config_field rate_limiter_fields[] = {
+	{ .name = "bandwidth", WITHIN(rate_limiter_config, bandwidth, config_token_bucket_object) },
+	{ .name = "ops", WITHIN(rate_limiter_config, ops, config_token_bucket_object) },
+};
+OBJECT(config_rate_limiter_object, "rate limiter", rate_limiter_config, rate_limiter_fields);
+
 #define DRIVE(member) .name = #member, .offset = offsetof(struct drive_config, member)
 static const struct config_field drive_fields[] = {
 	{ DRIVE(drive_id), .type = CONFIG_STRING, .required = true },
@@ -60,9 +79,7 @@ static const struct config_field drive_fields[] = {
 	{ DRIVE(cache_type), .type = CONFIG_ENUM, .nullable = true, .names = cache_type_names },
 	{ DRIVE(io_engine), .type = CONFIG_ENUM, .nullable = true, .names = io_engine_names },
 	{ .name = "rate_limiter",
-	  .type = CONFIG_REFUSED,
-	  .nullable = true,
-	  .refusal = RATE_LIMITER_REFUSAL },
+	  WITHIN(drive_config, rate_limiter, config_rate_limiter_object) },
 	{ .name = "socket",
 	  .type = CONFIG_REFUSED,
 	  .nullable = true,
@@ -75,9 +92,7 @@ static const struct config_field drive_update_fields[] = {
 	{ DRIVE_UPDATE(drive_id), .type = CONFIG_STRING, .nullable = true },
 	{ DRIVE_UPDATE(path_on_host), .type = CONFIG_STRING, .nullable = true },
 	{ .name = "rate_limiter",
-	  .type = CONFIG_REFUSED,
-	  .nullable = true,
-	  .refusal = RATE_LIMITER_REFUSAL },
+	  WITHIN(drive_update_config, rate_limiter, config_rate_limiter_object) },
 };
 OBJECT(config_drive_update_object, "drive update", drive_update_config, drive_update_fields);
 
@@ -104,10 +119,11 @@ OBJECT(config_network_interface_object, "network-interfaces", network_interface_
 #define SERIAL(member) .name = #member, .offset = offsetof(struct serial_config, member)
 static const struct config_field serial_fields[] = {
 	{ SERIAL(serial_out_path), .type = CONFIG_STRING, .nullable = true },
-	{ .name = "rate_limiter",
-	  .type = CONFIG_REFUSED,
-	  .nullable = true,
-	  .refusal = RATE_LIMITER_REFUSAL },
+	/* Clients of this API give one bucket, that of bytes; both buckets are Mayfly's own. */
+	{ .name = "rate_limiter", .by_members = true,
+	  WITHIN(serial_config, bucket, config_token_bucket_object) },
+	{ .name = "rate_limiter", .unless = &config_token_bucket_object,
+	  WITHIN(serial_config, rate_limiter, config_rate_limiter_object) },
 };
 OBJECT(config_serial_object, "serial", serial_config, serial_fields);
 

@@ -190,6 +190,7 @@ int machine_wire_virtio(struct machine *machine, struct virtio_mmio *mmio, int i
 
 static int add_drive(struct machine *machine, unsigned int index, struct error *err)
 {
+	const struct drive_config *config = &machine->request.config->drives[index];
 	struct machine_drive *drive = &machine->drives[index];
 	struct virtio_block_options options = {
 		.drive_id = drive->id,
@@ -197,6 +198,7 @@ static int add_drive(struct machine *machine, unsigned int index, struct error *
 		.memory = &machine->memory,
 		.loop = machine->request.loop,
 		.log = machine->request.log,
+		.rate_limiter = config->has_rate_limiter ? &config->rate_limiter : NULL,
 	};
 	int result;
 
@@ -214,6 +216,7 @@ static int add_drive(struct machine *machine, unsigned int index, struct error *
 
 static int open_console(struct machine *machine, const struct vm_config *config, struct error *err)
 {
+	struct rate_limiter_config limiter = config_serial_limiter(&config->serial);
 	struct console_options options = {
 		.serial = &machine->serial,
 		.loop = machine->request.loop,
@@ -221,6 +224,7 @@ static int open_console(struct machine *machine, const struct vm_config *config,
 		.input_fd = machine->request.options->serial_input ? STDIN_FILENO : -1,
 		.output_fd = STDOUT_FILENO,
 		.output_path = config->has_serial ? config->serial.serial_out_path : NULL,
+		.rate_limiter = &limiter,
 		.escape = machine->request.options->serial_escape,
 		.on_escape = on_escape,
 		.context = machine,
@@ -358,9 +362,21 @@ int machine_swap_drive(struct machine *machine, unsigned int drive_index,
 	return result;
 }
 
+void machine_limit_drive(struct machine *machine, unsigned int drive_index,
+			 const struct rate_limiter_config *update)
+{
+	virtio_block_set_limits(machine->drives[drive_index].block, update);
+}
+
 void machine_set_counter(json_t *object, const char *name, uint64_t value)
 {
 	json_object_set_new(object, name, json_integer((json_int_t)value));
+}
+
+static void collect_limiter(const struct rate_limiter_metrics *limiter, json_t *object)
+{
+	machine_set_counter(object, "rate_limiter_throttled_events", limiter->throttled);
+	machine_set_counter(object, "rate_limiter_event_count", limiter->events);
 }
 
 static void collect_drive(struct machine_drive *drive, json_t *metrics)
@@ -389,6 +405,7 @@ static void collect_drive(struct machine_drive *drive, json_t *metrics)
 	machine_set_counter(object, "interrupt_count", transport->interrupts);
 	machine_set_counter(object, "reset_count", transport->resets);
 	machine_set_counter(object, "needs_reset_count", transport->needs_reset);
+	collect_limiter(virtio_block_limiter_metrics(drive->block), object);
 	snprintf(name, sizeof(name), "block_%s", drive->id);
 	json_object_set_new(metrics, name, object);
 }
@@ -400,6 +417,7 @@ void machine_collect_metrics(struct machine *machine, json_t *metrics)
 	machine_set_counter(uart, "write_count", machine->serial.metrics.tx_bytes);
 	machine_set_counter(uart, "read_count", machine->serial.metrics.rx_bytes);
 	machine_set_counter(uart, "dropped_count", machine->serial.metrics.dropped_bytes);
+	collect_limiter(console_limiter_metrics(&machine->console), uart);
 	json_object_set_new(metrics, "uart", uart);
 	machine_set_counter(i8042, "reset_count", machine->i8042.metrics.resets);
 	machine_set_counter(i8042, "ctrl_alt_del_count", machine->i8042.metrics.ctrl_alt_dels);

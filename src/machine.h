@@ -36,6 +36,9 @@ void machine_resume(struct machine *machine);
 int machine_send_ctrl_alt_del(struct machine *machine, struct error *err);
 int machine_swap_drive(struct machine *machine, unsigned int drive_index,
 		       const struct drive_config *config, struct error *err);
+/* Changes the buckets that `update` has. */
+void machine_limit_drive(struct machine *machine, unsigned int drive_index,
+			 const struct rate_limiter_config *update);
 
 /* The devices' counters, as members of `metrics`. */
 void machine_collect_metrics(struct machine *machine, json_t *metrics);

@@ -206,19 +206,31 @@ static int check_drive(const struct vmm *vmm, const struct drive_config *config,
 	return disk_check(config, err);
 }
 
+static bool has_buckets(const struct rate_limiter_config *limiter)
+{
+	return limiter->has_bandwidth || limiter->has_ops;
+}
+
 int vmm_set_drive(struct vmm *vmm, const struct drive_config *config, struct error *err)
 {
 	unsigned int index = find_drive(&vmm->config, config->drive_id);
+	struct drive_config *drive = &vmm->config.drives[index];
 	int result = need_not_started(vmm, err);
 
 	if (result == 0)
 		result = check_drive(vmm, config, index, err);
-	if (result == 0 &&
-	    config_copy(&config_drive_object, &vmm->config.drives[index], config) < 0)
+	if (result == 0 && config_copy(&config_drive_object, drive, config) < 0)
 		result = error_set(err, ENOMEM, "no memory for drive %s", config->drive_id);
-	if (result == 0 && index == vmm->config.drive_count)
+	if (result < 0)
+		return result;
+	/* Buckets that limit nothing are not there: so they are after a PATCH. */
+	drive->rate_limiter = (struct rate_limiter_config) { 0 };
+	if (config->has_rate_limiter)
+		config_rate_limiter_merge(&drive->rate_limiter, &config->rate_limiter);
+	drive->has_rate_limiter = has_buckets(&drive->rate_limiter);
+	if (index == vmm->config.drive_count)
 		vmm->config.drive_count++;
-	return result;
+	return 0;
 }
 
 /* The index of an interface, or interface_count when there is none of that id. */
@@ -414,34 +426,44 @@ int vmm_set_all(struct vmm *vmm, const struct vm_config *config, struct error *e
 	return 0;
 }
 
-int vmm_patch_drive(struct vmm *vmm, const char *drive_id, const char *path_on_host,
+static int swap_drive(struct vmm *vmm, unsigned int index, const char *path_on_host,
+		      struct error *err)
+{
+	struct drive_config *drive = &vmm->config.drives[index], changed = *drive;
+	cleanup_free char *path = strdup(path_on_host);
+	int result;
+
+	if (!path)
+		return error_set(err, ENOMEM, "no memory for drive %s", drive->drive_id);
+	changed.path_on_host = path;
+	result = machine_swap_drive(vmm->machine, index, &changed, err);
+	if (result < 0)
+		return result;
+	path = drive->path_on_host; /* freed at the end */
+	drive->path_on_host = changed.path_on_host;
+	return 0;
+}
+
+int vmm_patch_drive(struct vmm *vmm, const char *drive_id, const struct drive_update_config *update,
 		    struct error *err)
 {
 	unsigned int index = find_drive(&vmm->config, drive_id);
 	struct drive_config *drive = &vmm->config.drives[index];
-	struct drive_config changed;
 	int result = need_started(vmm, err);
-	char *path;
 
 	if (result < 0)
 		return result;
 	if (index == vmm->config.drive_count)
 		return error_set(err, ENOENT, "there is no drive %s", drive_id);
-	if (!path_on_host)
-		return 0;
-	path = strdup(path_on_host);
-	if (!path)
-		return error_set(err, ENOMEM, "no memory for drive %s", drive_id);
-	changed = *drive;
-	changed.path_on_host = path;
-	result = machine_swap_drive(vmm->machine, index, &changed, err);
-	if (result < 0) {
-		free(path);
-		return result;
+	if (update->path_on_host)
+		result = swap_drive(vmm, index, update->path_on_host, err);
+	/* Behind what can be refused: a refused PATCH changes nothing. */
+	if (result == 0 && update->has_rate_limiter) {
+		machine_limit_drive(vmm->machine, index, &update->rate_limiter);
+		config_rate_limiter_merge(&drive->rate_limiter, &update->rate_limiter);
+		drive->has_rate_limiter = has_buckets(&drive->rate_limiter);
 	}
-	free(drive->path_on_host);
-	drive->path_on_host = path;
-	return 0;
+	return result;
 }
 
 static void on_end(void *context, int exit_code)

@@ -5,6 +5,10 @@
  * them with one call, and answers what is finished already; the disk's completion eventfd brings
  * the rest. Every turn ends with one look at whether the guest wants an interrupt. Nothing is
  * allocated on the way: there is a slot for each chain that can be out.
+ *
+ * Where a rate limit is reached, chains stay in the ring, and the limiter's timer is the next
+ * notification. What the limit allowed already is not held back, and a reset, another disk or a
+ * pause find nothing that waits but the ring. The limit outlives a reset.
  */
 #include <stdio.h>
 #include <string.h>
@@ -83,13 +87,21 @@ static void needs_reset(struct virtio_block *block, const char *reason, uint64_t
 	virtio_mmio_needs_reset(&block->mmio, 0, reason, value);
 }
 
+/* A discard moves no data; zeroes may have to be written. */
+static uint64_t limited_bytes(const struct block_slot *slot, enum block_outcome outcome)
+{
+	return outcome == BLOCK_SUBMITTED && slot->type != VIRTIO_BLK_T_DISCARD ? slot->bytes : 0;
+}
+
 /*
- * Takes chains and begins their requests, until there are none, the turn's work is enough, or the
- * driver broke the rules. The queue never has more chains out than there are slots.
+ * Takes chains and begins their requests, until there are none, the turn's work is enough, a limit
+ * is reached, or the driver broke the rules. The queue never has more chains out than there are
+ * slots.
  */
 static void take_requests(struct virtio_block *block, struct virtqueue *queue, uint64_t *turn_bytes)
 {
-	while (*turn_bytes < TURN_BYTES && has_room(block)) {
+	while (*turn_bytes < TURN_BYTES && has_room(block) &&
+	       rate_limiter_admits(&block->limiter)) {
 		struct block_slot *slot = take_slot(block);
 		int popped = virtqueue_pop(queue, &slot->chain);
 		enum block_outcome outcome = BLOCK_DONE;
@@ -98,6 +110,8 @@ static void take_requests(struct virtio_block *block, struct virtqueue *queue, u
 		if (popped == 1)
 			outcome = block_request_start(block, slot, &reason);
 		*turn_bytes += PAGE_SIZE_BYTES;
+		if (popped == 1)
+			rate_limiter_take(&block->limiter, 1, limited_bytes(slot, outcome));
 		if (outcome == BLOCK_SUBMITTED) {
 			*turn_bytes += slot->bytes;
 			slot->bytes_out = slot->type == VIRTIO_BLK_T_DISCARD ? 0 : slot->bytes;
@@ -136,7 +150,19 @@ static void notify(struct virtio_mmio *mmio, unsigned int queue_index)
 		block->full = !has_room(block);
 		if (block->full)
 			return;
-	} while (virtqueue_enable_notify(queue));
+		if (!virtqueue_enable_notify(queue))
+			return;
+	} while (rate_limiter_admits(&block->limiter));
+	virtqueue_disable_notify(queue);
+	rate_limiter_wait(&block->limiter);
+}
+
+/* Takes what waits in the ring, if the device is live by now. */
+static void handle_limit_over(struct rate_limiter *limiter)
+{
+	struct virtio_block *block = container_of(limiter, struct virtio_block, limiter);
+
+	virtio_mmio_notify_later(&block->mmio, 0);
 }
 
 /* Chains that found no room are taken by a turn of their own. */
@@ -281,6 +307,7 @@ int virtio_block_create(struct virtio_block **out, const struct virtio_block_opt
 		free(block);
 		return result;
 	}
+	rate_limiter_init(&block->limiter, options->loop, handle_limit_over, options->rate_limiter);
 	*out = block;
 	return 0;
 }
@@ -289,6 +316,7 @@ void virtio_block_destroy(struct virtio_block *block)
 {
 	if (!block)
 		return;
+	rate_limiter_destroy(&block->limiter);
 	virtio_mmio_lock(&block->mmio);
 	stop_queue(&block->mmio, 0);
 	virtio_mmio_unlock(&block->mmio);
@@ -307,6 +335,16 @@ struct virtio_mmio *virtio_block_transport(struct virtio_block *block)
 const struct virtio_block_metrics *virtio_block_metrics(const struct virtio_block *block)
 {
 	return &block->metrics;
+}
+
+const struct rate_limiter_metrics *virtio_block_limiter_metrics(const struct virtio_block *block)
+{
+	return &block->limiter.metrics;
+}
+
+void virtio_block_set_limits(struct virtio_block *block, const struct rate_limiter_config *update)
+{
+	rate_limiter_change(&block->limiter, update);
 }
 
 const struct disk *virtio_block_disk(const struct virtio_block *block)

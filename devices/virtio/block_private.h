@@ -49,6 +49,7 @@ struct virtio_block {
 	char id[VIRTIO_BLK_ID_BYTES]; /* padded with NUL, not ended by one */
 	bool write_through; /* the driver knows no flush: a write is durable when it completes */
 	struct virtio_block_metrics metrics;
+	struct rate_limiter limiter; /* of the main thread, whatever holds the lock */
 	struct log_limit log_limit;
 	struct block_slot *slots;
 	uint64_t bytes_out; /* of data, with the disk now */

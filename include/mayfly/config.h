@@ -30,6 +30,9 @@
 /* A kernel and its platform tables need some room. */
 #define CONFIG_MIN_MEMORY_MIB 16
 
+/* 292 years: in nanoseconds, what fits in 63 bits. */
+#define CONFIG_MAX_REFILL_TIME_MS 9223372036854ULL
+
 #define CONFIG_MAX_ID_BYTES 64
 /* Together, too: see vmm. */
 #define CONFIG_MAX_DRIVES     LAYOUT_MAX_VIRTIO_DEVICES
@@ -72,6 +75,19 @@ struct machine_config {
 	char *cpu_template; /* NULL or "None" */
 };
 
+/* What a size or a refill time of 0 means: nothing is limited. */
+struct token_bucket_config {
+	uint64_t size;
+	uint64_t refill_time; /* ms, from empty to full */
+	uint64_t one_time_burst;
+};
+
+struct rate_limiter_config {
+	bool has_bandwidth, has_ops;
+	struct token_bucket_config bandwidth; /* of bytes */
+	struct token_bucket_config ops;
+};
+
 struct drive_config {
 	char *drive_id;
 	char *path_on_host;
@@ -80,6 +96,8 @@ struct drive_config {
 	bool is_read_only;
 	enum cache_type cache_type;
 	enum io_engine io_engine;
+	bool has_rate_limiter;
+	struct rate_limiter_config rate_limiter;
 };
 
 struct network_interface_config {
@@ -91,6 +109,9 @@ struct network_interface_config {
 
 struct serial_config {
 	char *serial_out_path;
+	bool has_rate_limiter, has_bucket; /* one of them, or none */
+	struct rate_limiter_config rate_limiter;
+	struct token_bucket_config bucket; /* the same as `bandwidth` alone */
 };
 
 struct logger_config {
@@ -117,6 +138,8 @@ struct vm_state_config {
 struct drive_update_config {
 	char *drive_id;	    /* NULL: the path of the request says it */
 	char *path_on_host; /* NULL: no change */
+	bool has_rate_limiter;
+	struct rate_limiter_config rate_limiter; /* its buckets that are absent stay as they are */
 };
 
 /* All of a microVM: what the config file holds and GET /vm/config answers. */
@@ -138,6 +161,7 @@ enum config_type {
 	CONFIG_BOOL,	/* bool */
 	CONFIG_UINT,	/* uint64_t within [min, max] */
 	CONFIG_ENUM,	/* int-sized enum, spelled as in `names` */
+	CONFIG_OBJECT,	/* a struct of its own, with no strings in it */
 	CONFIG_REFUSED, /* known to clients of this API, not emulated here: refused with `refusal`
 			   unless null */
 };
@@ -154,6 +178,15 @@ struct config_field {
 				      CONFIG_STRING: the spellings that a config_*_check() takes, or
 				      NULL for any */
 	const char *refusal;	   /* CONFIG_REFUSED */
+	/* CONFIG_OBJECT: its table, and where the bool is that says whether it is there. */
+	const struct config_object *object;
+	size_t present_offset;
+	/*
+	 * CONFIG_OBJECT: two fields may have one name. Of those, the one with `by_members` is meant
+	 * by values that have a member of its object's, the one with `unless` by all others.
+	 */
+	bool by_members;
+	const struct config_object *unless;
 	const char *range_message; /* what to say when out of range; NULL: a sentence made from min
 				      and max */
 	const char *zero_message;  /* the same for 0 alone; NULL: as for any value out of range */
@@ -174,6 +207,8 @@ extern const struct config_object config_drive_object;
 extern const struct config_object config_drive_update_object;
 extern const struct config_object config_network_interface_object;
 extern const struct config_object config_serial_object;
+extern const struct config_object config_rate_limiter_object;
+extern const struct config_object config_token_bucket_object;
 extern const struct config_object config_logger_object;
 extern const struct config_object config_metrics_object;
 extern const struct config_object config_action_object;
@@ -187,8 +222,9 @@ json_t *config_parse_json(const char *text, size_t length_bytes, struct error *e
 
 /*
  * Fills `out` (of object->size_bytes, holding defaults) from a JSON object. Unknown, missing,
- * mistyped and out-of-range fields are refused by name. With `partial` (PATCH) no field is
- * required. On failure `out` is as before. -EINVAL: the JSON has not the object's form; -ERANGE: a
+ * mistyped and out-of-range fields are refused by name, and with the path of the object that they
+ * are in ("rate_limiter.ops: "). With `partial` (PATCH) no field is required, but for those of
+ * objects within. On failure `out` is as before. -EINVAL: the JSON has not the object's form; -ERANGE: a
  * value outside its range; -ENOTSUP: a field that is known but refused. The messages of the last
  * two are whole sentences.
  */
@@ -233,6 +269,15 @@ bool config_parse_mac(const char *text, uint8_t mac[CONFIG_MAC_BYTES]);
 /* Gives an interface without an address a random one (unicast, locally administered), and puts the
  * one it has into lower case. */
 int config_complete_mac(struct network_interface_config *interface, struct error *err);
+
+/*
+ * The buckets of `update` take the place of those in `limiter`; one that limits nothing goes away.
+ */
+void config_rate_limiter_merge(struct rate_limiter_config *limiter,
+			       const struct rate_limiter_config *update);
+
+/* What limits the serial port's output, in whichever form it was given. */
+struct rate_limiter_config config_serial_limiter(const struct serial_config *serial);
 
 /* An id of an API resource: 1 to CONFIG_MAX_ID_BYTES letters, digits and underscores. */
 int config_id_check(const char *id, struct error *err);

@@ -11,6 +11,7 @@
 
 #include "mayfly/log.h"
 #include "mayfly/loop.h"
+#include "mayfly/rate_limiter.h"
 #include "mayfly/serial.h"
 
 #define CONSOLE_DRAIN_MS 1000
@@ -22,6 +23,11 @@ struct console_options {
 	int input_fd;		 /* usually STDIN_FILENO, borrowed; -1: no input */
 	int output_fd;		 /* usually STDOUT_FILENO, borrowed; unused with an output_path */
 	const char *output_path; /* file (made, mode 0600, or appended to) or FIFO; NULL: none */
+	/*
+	 * Limits the output; each write to the sink is an operation. What is beyond waits in the
+	 * serial port's ring, and what finds that full is dropped. For the call; NULL: no limits.
+	 */
+	const struct rate_limiter_config *rate_limiter;
 	/*
 	 * On a terminal: Ctrl-A x calls on_escape from the loop; Ctrl-A Ctrl-A and Ctrl-A a send
 	 * one Ctrl-A; Ctrl-A and any other key go to the guest as they are.
@@ -47,6 +53,7 @@ struct console_output {
 	bool owned;
 	size_t piece_bytes; /* CONSOLE_SINK_POLLED: what fits when poll says that something does */
 	bool failing;	    /* the last write failed, and the log has it */
+	struct rate_limiter limiter;
 };
 
 enum console_source {
@@ -86,11 +93,14 @@ struct console {
 int console_open(struct console *console, const struct console_options *options, struct error *err);
 
 /*
- * Writes out what the guest said last as long as the reader takes it, for at most CONSOLE_DRAIN_MS,
+ * Writes out what the guest said last as long as the reader takes it, for at most CONSOLE_DRAIN_MS
+ * and whatever the limits (it is no more than the ring holds),
  * restores the terminal and leaves the loop. The serial port's struct is still needed, its vCPUs
  * should have stopped. Safe on a zeroed struct and twice.
  */
 void console_close(struct console *console);
+
+const struct rate_limiter_metrics *console_limiter_metrics(const struct console *console);
 
 /*
  * Puts the terminal back as it was found; does nothing when it was not touched. Async-signal-safe,

@@ -7,6 +7,7 @@
 #define MAYFLY_VIRTIO_BLOCK_H
 
 #include "mayfly/disk.h"
+#include "mayfly/rate_limiter.h"
 #include "mayfly/virtio_mmio.h"
 
 #define VIRTIO_BLOCK_QUEUE_SIZE VIRTQUEUE_MAX_SIZE
@@ -37,6 +38,7 @@ struct virtio_block_options {
 	struct loop *loop;
 	struct log *log;
 	int interrupt_fd; /* an eventfd, borrowed */
+	const struct rate_limiter_config *rate_limiter; /* for this call; NULL: no limits */
 };
 
 /*
@@ -57,6 +59,14 @@ void virtio_block_destroy(struct virtio_block *block);
 struct virtio_mmio *virtio_block_transport(struct virtio_block *block);
 
 const struct virtio_block_metrics *virtio_block_metrics(const struct virtio_block *block);
+
+const struct rate_limiter_metrics *virtio_block_limiter_metrics(const struct virtio_block *block);
+
+/*
+ * Changes the limits of a running device: see rate_limiter_change(). Every request is an operation;
+ * its bytes are those that it reads, writes, or wants to be zero.
+ */
+void virtio_block_set_limits(struct virtio_block *block, const struct rate_limiter_config *update);
 
 /* The disk in use: the `replaced` of disk_open(). */
 const struct disk *virtio_block_disk(const struct virtio_block *block);

@@ -78,8 +78,11 @@ int vmm_set_metrics(struct vmm *vmm, const struct metrics_config *config, struct
 /* A config file's content: all of the above. Messages begin with the section. */
 int vmm_set_all(struct vmm *vmm, const struct vm_config *config, struct error *err);
 
-/* Swaps the file under a drive of a running guest, which sees the new size. */
-int vmm_patch_drive(struct vmm *vmm, const char *drive_id, const char *path_on_host,
+/*
+ * Changes a drive of a running guest: swaps the file under it, whose new size the guest sees, and
+ * changes its rate limiter's buckets. Either may be absent; `update->drive_id` is not looked at.
+ */
+int vmm_patch_drive(struct vmm *vmm, const char *drive_id, const struct drive_update_config *update,
 		    struct error *err);
 
 int vmm_start(struct vmm *vmm, struct error *err);

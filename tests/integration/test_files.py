@@ -212,7 +212,8 @@ class TestDrives:
         ("io_engine", "Psync", "unknown variant `Psync`, expected `Sync` or `Async`"),
         ("is_root_device", "yes", 'string "yes"'),
         ("path_on_host", 7, "integer `7`"),
-        ("rate_limiter", {"ops": {"size": 1, "refill_time": 1}}, "rate_limiter"),
+        ("rate_limiter", {"ops": {"size": 1}}, "rate_limiter.ops: missing field `refill_time`"),
+        ("rate_limiter", {"iops": None}, "rate_limiter: unknown field `iops`"),
         ("color", "red", "unknown field `color`")])
     def test_bad_fields(self, workshop, api, field, value, words):
         body = {**workshop.drive(workshop.disk("disk", 512), "data"), field: value}

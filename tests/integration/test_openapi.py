@@ -22,6 +22,8 @@ SCHEMAS = {
     "drives": "Drive",
     "drive update": "DriveUpdate",
     "network-interfaces": "NetworkInterface",
+    "rate limiter": "RateLimiter",
+    "token bucket": "TokenBucket",
     "serial": "Serial",
     "logger": "Logger",
     "metrics": "Metrics",
@@ -71,8 +73,12 @@ def as_json_schema(node):
     if not isinstance(node, dict):
         return node
     node = {key: as_json_schema(value) for key, value in node.items()}
-    if node.pop("nullable", False) and "type" in node:
-        node["type"] = [node["type"], "null"]
+    if node.pop("nullable", False):
+        if "type" in node:
+            node["type"] = [node["type"], "null"]
+        forms = node.pop("allOf", None) or node.pop("anyOf", None)
+        if forms:
+            node["anyOf"] = [*forms, {"type": "null"}]
     return node
 
 
@@ -89,6 +95,13 @@ def described_field(description, schema, name, patch=False):
     if said.get("enum") == [None]:
         field["type"] = "refused"
         return field
+    # An object of one form, or of one of several: OpenAPI 3.0 lets nothing stand beside $ref.
+    forms = said.get("allOf") or said.get("anyOf")
+    if forms:
+        schemas = [form["$ref"].rsplit("/", 1)[1] for form in forms]
+        field["type"] = "object"
+        field["objects"] = [table for table, schema in SCHEMAS.items() if schema in schemas]
+        return field
     field["type"] = said["type"]
     for key in ("minimum", "maximum", "default"):
         if key in said:
@@ -104,6 +117,8 @@ def table_field(field, patch=False):
     field = dict(field)
     # An enumeration is a string to clients.
     field["type"] = {"enum": "string"}.get(field["type"], field["type"])
+    if "objects" in field:
+        field["objects"] = sorted(field["objects"])
     if patch:
         field.update(required=False, nullable=True)
         field.pop("default", None)
@@ -131,6 +146,23 @@ def test_partial_machine_is_described_field_by_field(description, tables):
 
 def test_no_table_is_left_out(tables):
     assert set(tables["objects"]) == set(SCHEMAS)
+
+
+@pytest.mark.parametrize("name", ["size", "refill_time", "one_time_burst"])
+@pytest.mark.parametrize("value", [None, "x", -1, 1.5, True, [], 1 << 63, "absent"])
+@pytest.mark.parametrize("path", ["/drives/id", "/serial"])
+def test_what_is_wrong_in_a_bucket_is_refused_as_described(description, workshop, path, name, value):
+    api = workshop.monitor(api=True).api
+    bucket = {**BUCKET, name: value}
+    if value == "absent":
+        del bucket[name]
+    body = {"rate_limiter": {"ops": bucket}}
+    if path == "/drives/id":
+        body.update(drive_id="id", is_root_device=False, path_on_host=str(workshop.disk("disk", 1 << 20)))
+    schema = "Drive" if path == "/drives/id" else "Serial"
+    valid = validator(description, description["components"]["schemas"][schema]).is_valid(body)
+    assert valid == (name == "one_time_burst" and value in (None, "absent"))
+    assert api.request("PUT", path, body).status == (204 if valid else 400)
 
 
 def test_every_schema_is_used(description):
@@ -208,18 +240,22 @@ def assert_valid(description, method, path, answer):
     validator(description, schema).validate(answer.json)
 
 
+BUCKET = {"size": 1 << 20, "refill_time": 100, "one_time_burst": 0}
 BODIES = {
     ("put", "/actions"): [{"action_type": "FlushMetrics"}],
     ("put", "/boot-source"): [{"kernel_image_path": "DISK"}, {"kernel_image_path": "DISK", "initrd_path": None}],
     ("put", "/machine-config"): [{"vcpu_count": 2, "mem_size_mib": 64, "cpu_template": "None"}],
     ("patch", "/machine-config"): [{"smt": True, "huge_pages": None}],
     ("put", "/drives/{drive_id}"): [{"drive_id": "id", "is_root_device": True, "path_on_host": "DISK",
-                                     "partuuid": "6c3b2ad1-01", "socket": None}],
-    ("patch", "/drives/{drive_id}"): [{"drive_id": "id", "path_on_host": "DISK"}],
+                                     "partuuid": "6c3b2ad1-01", "socket": None,
+                                     "rate_limiter": {"bandwidth": BUCKET, "ops": None}}],
+    ("patch", "/drives/{drive_id}"): [{"drive_id": "id", "path_on_host": "DISK"},
+                                       {"rate_limiter": {"ops": BUCKET}}],
     # No TAP: none is made in the network of the machine that tests.
     ("put", "/network-interfaces/{iface_id}"): [{"iface_id": "id", "host_dev_name": "lo", "mtu": 1500,
                                                  "guest_mac": "06:00:AC:10:00:02", "tx_rate_limiter": None}],
-    ("put", "/serial"): [{"serial_out_path": "OUT"}, {}],
+    ("put", "/serial"): [{"serial_out_path": "OUT"}, {}, {"rate_limiter": BUCKET},
+                         {"rate_limiter": {"bandwidth": BUCKET}}],
     ("put", "/logger"): [{"level": "Info", "show_level": True}, {}],
     ("put", "/metrics"): [{"metrics_path": "OUT"}],
     ("patch", "/vm"): [{"state": "Paused"}],
@@ -228,6 +264,10 @@ BODIES = {
 
 def with_id(path):
     return re.sub(r"\{[a-z_]+\}", "id", path)
+
+
+def with_files(body, files):
+    return {key: files.get(value, value) if isinstance(value, str) else value for key, value in body.items()}
 
 
 def test_answers_are_as_described(description, workshop):
@@ -246,7 +286,7 @@ def test_answers_are_as_described(description, workshop):
             continue
         schema = operation["requestBody"]["content"]["application/json"]["schema"]
         for body in BODIES[method, path]:
-            body = {key: files.get(value, value) for key, value in body.items()}
+            body = with_files(body, files)
             validator(description, schema).validate(body)
             ask(method, path, body)
             with pytest.raises(jsonschema.ValidationError):
@@ -276,7 +316,7 @@ def test_what_the_description_forbids_is_refused(description, workshop):
     refused = 0
     for (method, path), (body, *_) in BODIES.items():
         schema = description["paths"][path][method]["requestBody"]["content"]["application/json"]["schema"]
-        body = {key: files.get(value, value) for key, value in body.items()}
+        body = with_files(body, files)
         for wrong in mutations(description, follow(description, schema), body):
             # A log level is taken in any letter case, but these are no levels at all.
             if validator(description, schema).is_valid(wrong):

@@ -9,7 +9,7 @@
 
 static const char *const type_names[] = {
 	[CONFIG_STRING] = "string", [CONFIG_BOOL] = "boolean",	 [CONFIG_UINT] = "integer",
-	[CONFIG_ENUM] = "enum",	    [CONFIG_REFUSED] = "refused",
+	[CONFIG_ENUM] = "enum",	    [CONFIG_REFUSED] = "refused", [CONFIG_OBJECT] = "object",
 };
 
 static json_t *dump_field(const struct config_field *field, json_t *default_value)
@@ -28,6 +28,8 @@ static json_t *dump_field(const struct config_field *field, json_t *default_valu
 			json_array_append_new(names, json_string(field->names[i]));
 		json_object_set_new(json, "enum", names);
 	}
+	if (field->type == CONFIG_OBJECT)
+		json_object_set_new(json, "objects", json_pack("[s]", field->object->name));
 	if (default_value && !field->required)
 		json_object_set(json, "default", default_value);
 	return json;
@@ -39,7 +41,13 @@ static void dump_object(json_t *all, const struct config_object *object, const v
 
 	for (size_t i = 0; i < object->field_count; i++) {
 		const struct config_field *field = &object->fields[i];
+		json_t *same_name = json_object_get(fields, field->name);
 
+		/* Two forms of one field. */
+		if (same_name) {
+			json_array_append_new(json_object_get(same_name, "objects"), json_string(field->object->name));
+			continue;
+		}
 		json_object_set_new(fields, field->name, dump_field(field, json_object_get(values, field->name)));
 	}
 	json_decref(values);
@@ -70,6 +78,8 @@ int main(void)
 	struct action_config action = { ACTION_INSTANCE_START };
 	struct vm_state_config state = { VM_STATE_PAUSED };
 	struct drive_update_config drive_update = { 0 };
+	struct rate_limiter_config rate_limiter = { 0 };
+	struct token_bucket_config token_bucket = { 0 };
 	struct machine_config machine;
 	struct drive_config drive;
 	json_t *objects = json_object(), *all = json_pack("{s:o, s:o}", "objects", objects, "routes", dump_routes());
@@ -81,6 +91,8 @@ int main(void)
 	dump_object(objects, &config_drive_object, &drive);
 	dump_object(objects, &config_drive_update_object, &drive_update);
 	dump_object(objects, &config_network_interface_object, &zero.interfaces[0]);
+	dump_object(objects, &config_rate_limiter_object, &rate_limiter);
+	dump_object(objects, &config_token_bucket_object, &token_bucket);
 	dump_object(objects, &config_serial_object, &zero.serial);
 	dump_object(objects, &config_logger_object, &zero.logger);
 	dump_object(objects, &config_metrics_object, &zero.metrics);

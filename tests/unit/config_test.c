@@ -166,9 +166,9 @@ Test(config, failure_leaves_the_struct_as_it_was)
 
 Test(config, unknown_fields_are_refused_by_name)
 {
-	assert_refused(&config_serial_object, "{\"x\":1}", EINVAL, "unknown field `x`, expected `serial_out_path`");
+	assert_refused(&config_serial_object, "{\"x\":1}", EINVAL, "unknown field `x`, expected `serial_out_path` or `rate_limiter`");
 	assert_refused(&config_drive_update_object, "{\"x\":1}", EINVAL,
-		       "unknown field `x`, expected `drive_id` or `path_on_host`");
+		       "unknown field `x`, expected one of `drive_id`, `path_on_host`, `rate_limiter`");
 	assert_refused(&config_boot_source_object, "{\"kernel_image_path\":\"/x\",\"a\\nb\":1}", EINVAL,
 		       "unknown field `a\nb`, expected one of `kernel_image_path`, `initrd_path`, `boot_args`, `boot_protocol`");
 }
@@ -183,7 +183,7 @@ Test(config, long_names_do_not_crowd_out_the_message)
 		strcat(text, "\xc3\xa4");
 	strcat(text, "\":1}");
 	cr_assert_eq(parse(&config_serial_object, text, false, &serial, &err), -EINVAL);
-	strcpy(expected, "\xc3\xa4...`, expected `serial_out_path`");
+	strcpy(expected, "\xc3\xa4...`, expected `serial_out_path` or `rate_limiter`");
 	cr_assert_str_eq(err.message + strlen(err.message) - strlen(expected), expected);
 	cr_assert(strlen(err.message) < 200);
 }
@@ -264,8 +264,8 @@ Test(config, refused_fields_say_why_unless_they_are_null)
 	assert_refused(&config_drive_object, "{\"drive_id\":\"a\",\"is_root_device\":false,\"socket\":\"/s\"}", ENOTSUP,
 		       "The field `socket` asks for a vhost-user device: Mayfly does not emulate it. Its device model "
 		       "is virtio-net, virtio-blk, serial and i8042, on purpose.");
-	assert_refused(&config_serial_object, "{\"rate_limiter\":{}}", ENOTSUP,
-		       "The field `rate_limiter` is not supported by this version of Mayfly.");
+	assert_refused(&config_metrics_object, "{\"metrics_path\":\"/m\",\"properties\":{}}", ENOTSUP,
+		       "The field `properties` is not supported by this version of Mayfly.");
 	assert_refused(&config_metrics_object, "{\"metrics_path\":\"/m\",\"emit_id\":true}", ENOTSUP,
 		       "The field `emit_id` is not supported by this version of Mayfly.");
 	cr_assert_eq(parse(&config_drive_object,
@@ -274,6 +274,148 @@ Test(config, refused_fields_say_why_unless_they_are_null)
 			   false, &drive, &err),
 		     0);
 	config_clear(&config_drive_object, &drive);
+}
+
+#define DRIVE_WITH(limiter) "{\"drive_id\":\"a\",\"path_on_host\":\"b\",\"is_root_device\":false,\"rate_limiter\":" limiter "}"
+
+/* Parsed, checked, written: the written limiter. */
+static char *written_limiter(const struct config_object *object, const char *text, void *value)
+{
+	struct error err = { 0 };
+	json_t *json;
+	char *written;
+
+	cr_assert_eq(parse(object, text, false, value, &err), 0, "%s: %s", text, err.message);
+	json = config_format_object(object, value);
+	written = json_dumps(json_object_get(json, "rate_limiter"), JSON_COMPACT | JSON_ENCODE_ANY);
+	json_decref(json);
+	return written;
+}
+
+static void assert_drive_limiter(const char *text, const char *expected)
+{
+	struct drive_config drive = { 0 };
+	char *written = written_limiter(&config_drive_object, text, &drive);
+
+	if (expected)
+		cr_assert_str_eq(written, expected);
+	else
+		cr_assert_null(written);
+	free(written);
+	config_clear(&config_drive_object, &drive);
+}
+
+Test(config, rate_limiters_are_read_and_written)
+{
+	assert_drive_limiter(DRIVE_WITH("{\"ops\":{\"size\":1,\"refill_time\":2}}"),
+			     "{\"ops\":{\"size\":1,\"refill_time\":2,\"one_time_burst\":0}}");
+	assert_drive_limiter(DRIVE_WITH("{\"bandwidth\":{\"size\":9223372036854775807,\"refill_time\":9223372036854,"
+					"\"one_time_burst\":9223372036854775807},\"ops\":null}"),
+			     "{\"bandwidth\":{\"size\":9223372036854775807,\"refill_time\":9223372036854,"
+			     "\"one_time_burst\":9223372036854775807}}");
+	assert_drive_limiter(DRIVE_WITH("{\"ops\":{\"size\":0,\"refill_time\":0,\"one_time_burst\":null}}"),
+			     "{\"ops\":{\"size\":0,\"refill_time\":0,\"one_time_burst\":0}}");
+	assert_drive_limiter(DRIVE_WITH("{}"), "{}");
+	assert_drive_limiter(DRIVE_WITH("null"), NULL);
+}
+
+Test(config, what_is_wrong_in_a_rate_limiter_is_named_with_its_path)
+{
+	static const struct {
+		const char *limiter;
+		int code;
+		const char *message;
+	} cases[] = {
+		{ "7", EINVAL, "rate_limiter: invalid type: integer `7`, expected a JSON object (rate limiter)" },
+		{ "{\"iops\":{}}", EINVAL, "rate_limiter: unknown field `iops`, expected `bandwidth` or `ops`" },
+		{ "{\"ops\":[]}", EINVAL,
+		  "rate_limiter.ops: invalid type: sequence, expected a JSON object (token bucket)" },
+		{ "{\"bandwidth\":{\"size\":1}}", EINVAL, "rate_limiter.bandwidth: missing field `refill_time`" },
+		{ "{\"bandwidth\":{\"refill_time\":1}}", EINVAL, "rate_limiter.bandwidth: missing field `size`" },
+		{ "{\"ops\":{\"size\":1,\"refill_time\":1,\"burst\":1}}", EINVAL,
+		  "rate_limiter.ops: unknown field `burst`, expected one of `size`, `refill_time`, `one_time_burst`" },
+		{ "{\"ops\":{\"size\":\"1\",\"refill_time\":1}}", EINVAL,
+		  "rate_limiter.ops: invalid type: string \"1\", expected u64 for `size`" },
+		{ "{\"ops\":{\"size\":1.5,\"refill_time\":1}}", EINVAL,
+		  "rate_limiter.ops: invalid type: floating point `1.5`, expected u64 for `size`" },
+		{ "{\"ops\":{\"size\":null,\"refill_time\":1}}", EINVAL,
+		  "rate_limiter.ops: invalid type: null, expected u64 for `size`" },
+		{ "{\"ops\":{\"size\":1,\"refill_time\":-1}}", EINVAL,
+		  "rate_limiter.ops: invalid value: integer `-1`, expected u64 for `refill_time`" },
+		{ "{\"ops\":{\"size\":1,\"refill_time\":9223372036855}}", ERANGE,
+		  "rate_limiter.ops: The value of `refill_time` is 9223372036855: it must be from 0 to 9223372036854." },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		char text[256];
+
+		snprintf(text, sizeof(text), DRIVE_WITH("%s"), cases[i].limiter);
+		assert_refused(&config_drive_object, text, cases[i].code, cases[i].message);
+	}
+}
+
+Test(config, bucket_of_a_patched_limiter_is_whole)
+{
+	struct drive_update_config update = { 0 };
+	struct error err = { 0 };
+
+	cr_assert_eq(parse(&config_drive_update_object, "{\"rate_limiter\":{\"ops\":{\"size\":1}}}", true, &update,
+			   &err),
+		     -EINVAL);
+	cr_assert_str_eq(err.message, "rate_limiter.ops: missing field `refill_time`");
+	cr_assert_eq(parse(&config_drive_update_object,
+			   "{\"rate_limiter\":{\"ops\":{\"size\":0,\"refill_time\":0}}}", true, &update, &err),
+		     0);
+	cr_assert(update.has_rate_limiter && update.rate_limiter.has_ops && !update.rate_limiter.has_bandwidth);
+}
+
+Test(config, serial_limiter_has_two_forms)
+{
+	struct serial_config serial = { 0 };
+	struct rate_limiter_config limiter;
+	char *written;
+
+	written = written_limiter(&config_serial_object,
+				  "{\"rate_limiter\":{\"size\":10,\"refill_time\":20,\"one_time_burst\":30}}", &serial);
+	cr_assert_str_eq(written, "{\"size\":10,\"refill_time\":20,\"one_time_burst\":30}");
+	free(written);
+	limiter = config_serial_limiter(&serial);
+	cr_assert(limiter.has_bandwidth && !limiter.has_ops);
+	cr_assert_eq(limiter.bandwidth.one_time_burst, 30);
+	config_clear(&config_serial_object, &serial);
+
+	written = written_limiter(&config_serial_object,
+				  "{\"rate_limiter\":{\"ops\":{\"size\":10,\"refill_time\":20}}}", &serial);
+	cr_assert_str_eq(written, "{\"ops\":{\"size\":10,\"refill_time\":20,\"one_time_burst\":0}}");
+	free(written);
+	limiter = config_serial_limiter(&serial);
+	cr_assert(!limiter.has_bandwidth && limiter.has_ops);
+	config_clear(&config_serial_object, &serial);
+
+	limiter = config_serial_limiter(&serial);
+	cr_assert(!limiter.has_bandwidth && !limiter.has_ops);
+	assert_refused(&config_serial_object, "{\"rate_limiter\":{\"size\":1,\"refill_time\":1,\"ops\":null}}", EINVAL,
+		       "rate_limiter: unknown field `ops`, expected one of `size`, `refill_time`, `one_time_burst`");
+	assert_refused(&config_serial_object, "{\"rate_limiter\":\"fast\"}", EINVAL,
+		       "rate_limiter: invalid type: string \"fast\", expected a JSON object (rate limiter)");
+	assert_refused(&config_serial_object, "{\"limit\":1}", EINVAL,
+		       "unknown field `limit`, expected `serial_out_path` or `rate_limiter`");
+}
+
+Test(config, merged_limiter_has_the_newer_buckets_and_none_that_limit_nothing)
+{
+	struct rate_limiter_config limiter = { .has_bandwidth = true, .bandwidth = { 1, 2, 3 }, .has_ops = true,
+					       .ops = { 4, 5, 6 } };
+	struct rate_limiter_config nothing = { 0 }, ops = { .has_ops = true, .ops = { 7, 8, 9 } };
+	struct rate_limiter_config zero = { .has_bandwidth = true, .bandwidth = { 0, 100, 100 } };
+
+	config_rate_limiter_merge(&limiter, &nothing);
+	cr_assert(limiter.has_bandwidth && limiter.has_ops);
+	config_rate_limiter_merge(&limiter, &ops);
+	cr_assert_eq(limiter.ops.size, 7);
+	cr_assert_eq(limiter.bandwidth.size, 1);
+	config_rate_limiter_merge(&limiter, &zero);
+	cr_assert(!limiter.has_bandwidth && limiter.has_ops);
 }
 
 Test(config, deprecated_use_is_seen)

@@ -530,3 +530,103 @@ Test(console, output_after_the_first_byte_is_gathered)
 	cr_assert_eq(read(rig.serial.host_fd, &count, sizeof(count)), (ssize_t)sizeof(count));
 	close(fd);
 }
+
+static uint64_t fake_now_ns;
+
+static uint64_t fake_clock(void)
+{
+	return fake_now_ns;
+}
+
+/* The timers that are due by then, and what follows from them. */
+static void pass(uint64_t duration_ns)
+{
+	uint64_t end_ns = fake_now_ns + duration_ns;
+	struct epoll_event event;
+
+	do {
+		while (epoll_wait(rig.loop.epoll_fd, &event, 1, 0) == 1) {
+			struct loop_source *source = event.data.ptr;
+
+			source->handler(source, event.events);
+		}
+		if (!rig.loop.timers || rig.loop.timers->at_ns > end_ns)
+			break;
+		if (rig.loop.timers->at_ns > fake_now_ns)
+			fake_now_ns = rig.loop.timers->at_ns;
+		loop_run_timers(&rig.loop);
+	} while (true);
+	fake_now_ns = end_ns;
+}
+
+static size_t file_bytes(void)
+{
+	struct stat status;
+
+	cr_assert_eq(stat(path, &status), 0);
+	return (size_t)status.st_size;
+}
+
+static void open_limited(struct rate_limiter_config *config)
+{
+	fake_now_ns = 5000000000;
+	rig.loop.clock_ns = fake_clock;
+	rig.options.output_path = path;
+	rig.options.rate_limiter = config;
+	open_console();
+	memset(config, 0xff, sizeof(*config)); /* it was lent for the call */
+}
+
+Test(console, output_beyond_its_limit_waits)
+{
+	struct rate_limiter_config config = { .has_bandwidth = true,
+					      .bandwidth = { 100, 1000, 50 } };
+
+	open_limited(&config);
+	for (int i = 0; i < 1000; i++)
+		rig_out(&rig, REG_DATA, 'x');
+	pass(0);
+	cr_assert_eq(file_bytes(), 150);
+	cr_assert(rig_is_quiet(&rig), "it waits for the limiter alone");
+	pass(1000000000);
+	cr_assert_eq(file_bytes(), 250);
+	rig_say(&rig, "more");
+	cr_assert(rig_is_quiet(&rig));
+	pass(10000000000);
+	cr_assert_eq(file_bytes(), 1004);
+	cr_assert_eq(rig.serial.metrics.dropped_bytes, 0);
+	cr_assert_gt(console_limiter_metrics(&rig.console)->throttled, 0);
+
+	/* And then it is awake as before. */
+	pass(10000000000);
+	rig_say(&rig, "end");
+	cr_assert(rig_run(&rig, rig_ring_is_empty));
+	cr_assert_eq(file_bytes(), 1007);
+}
+
+Test(console, output_beyond_its_limit_is_bounded_and_the_rest_is_counted)
+{
+	struct rate_limiter_config config = { .has_ops = true, .ops = { 1, 3600000 } };
+
+	open_limited(&config);
+	rig_out(&rig, REG_DATA, 'x');
+	pass(0);
+	cr_assert_eq(file_bytes(), 1);
+	for (int i = 0; i < SERIAL_OUTPUT_BYTES + 1000; i++)
+		rig_out(&rig, REG_DATA, 'y');
+	pass(0);
+	cr_assert_eq(file_bytes(), 1);
+	cr_assert_eq(rig.serial.metrics.dropped_bytes, 1000);
+}
+
+Test(console, last_words_are_not_limited)
+{
+	struct rate_limiter_config config = { .has_bandwidth = true, .bandwidth = { 1, 3600000 } };
+
+	open_limited(&config);
+	rig_say(&rig, "panic: the reason\r\n");
+	pass(0);
+	cr_assert_eq(file_bytes(), 1);
+	console_close(&rig.console);
+	assert_file("panic: the reason\r\n");
+}

@@ -192,7 +192,20 @@ Test(routes, drives_are_set_and_swapped)
 	assert_done("PATCH", "/drives/rootfs", "{\"path_on_host\":\"/y\"}", "patch_drive rootfs /y\n");
 	assert_refused("PATCH", "/drives/rootfs", "{\"drive_id\":\"rootfs\"}", "Empty PATCH request.");
 	assert_refused("PATCH", "/drives/rootfs", "{\"is_read_only\":true}",
-		       DESERIALIZE "unknown field `is_read_only`, expected `drive_id` or `path_on_host`");
+		       DESERIALIZE "unknown field `is_read_only`, expected one of `drive_id`, `path_on_host`, `rate_limiter`");
+}
+
+Test(routes, rate_limiters_of_drives_are_changed)
+{
+	assert_done("PATCH", "/drives/a", "{\"rate_limiter\":{\"ops\":{\"size\":7,\"refill_time\":100}}}",
+		    "patch_drive a -\nops 7 100 0\n");
+	assert_done("PATCH", "/drives/a",
+		    "{\"path_on_host\":\"/y\",\"rate_limiter\":{\"bandwidth\":{\"size\":0,\"refill_time\":0}}}",
+		    "patch_drive a /y\nbandwidth 0 0 0\n");
+	assert_done("PATCH", "/drives/a", "{\"rate_limiter\":{}}", "patch_drive a -\n");
+	assert_refused("PATCH", "/drives/a", "{\"rate_limiter\":null}", "Empty PATCH request.");
+	assert_refused("PATCH", "/drives/a", "{\"rate_limiter\":{\"ops\":{\"size\":7}}}",
+		       DESERIALIZE "rate_limiter.ops: missing field `refill_time`");
 }
 
 Test(routes, ids_are_checked)
@@ -325,9 +338,6 @@ Test(routes, what_this_version_has_not_yet_is_refused_by_name)
 		assert_refused("PUT", paths[i], "{}", message);
 	}
 	assert_refused("GET", "/metrics", NULL, "GET /metrics is not supported by this version of Mayfly.");
-	assert_refused("PUT", "/drives/a",
-		       "{\"drive_id\":\"a\",\"path_on_host\":\"/x\",\"is_root_device\":false,\"rate_limiter\":{}}",
-		       "The field `rate_limiter` is not supported by this version of Mayfly.");
 }
 
 Test(routes, refusal_of_the_machine_is_the_fault_message)

@@ -62,6 +62,13 @@ static const char *text(const char *string)
 	return string ? string : "-";
 }
 
+static int note_bucket(struct vmm *vmm, struct error *err, const char *name,
+		       const struct token_bucket_config *bucket)
+{
+	return note(vmm, err, "%s %llu %llu %llu\n", name, (unsigned long long)bucket->size,
+		    (unsigned long long)bucket->refill_time, (unsigned long long)bucket->one_time_burst);
+}
+
 int vmm_set_boot_source(struct vmm *vmm, const struct boot_source_config *config, struct error *err)
 {
 	int result = note(vmm, err, "boot_source %s %s %s\n", config->kernel_image_path, text(config->initrd_path),
@@ -123,9 +130,17 @@ int vmm_set_metrics(struct vmm *vmm, const struct metrics_config *config, struct
 	return note(vmm, err, "metrics %s\n", config->metrics_path);
 }
 
-int vmm_patch_drive(struct vmm *vmm, const char *drive_id, const char *path_on_host, struct error *err)
+int vmm_patch_drive(struct vmm *vmm, const char *drive_id, const struct drive_update_config *update,
+		    struct error *err)
 {
-	return note(vmm, err, "patch_drive %s %s\n", drive_id, text(path_on_host));
+	const struct rate_limiter_config *limiter = &update->rate_limiter;
+	int result = note(vmm, err, "patch_drive %s %s\n", drive_id, text(update->path_on_host));
+
+	if (result == 0 && limiter->has_bandwidth)
+		result = note_bucket(vmm, err, "bandwidth", &limiter->bandwidth);
+	if (result == 0 && limiter->has_ops)
+		result = note_bucket(vmm, err, "ops", &limiter->ops);
+	return result;
 }
 
 int vmm_start(struct vmm *vmm, struct error *err)
