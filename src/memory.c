@@ -189,11 +189,15 @@ static int read_fully(int fd, uint64_t offset, uint8_t *destination, uint64_t le
 	return 0;
 }
 
-/* The whole pages of the range, when they can be mapped; 0 when everything has to be read. */
+/*
+ * The whole pages of the range, when they are to be mapped; 0 when everything is read. The pages of
+ * a file are small ones: mapped, they would cost a guest that shall have large pages three faults
+ * for each page that it reads and then writes, which a kernel does with most of itself.
+ */
 static uint64_t mappable_bytes(const struct memory *memory, uint64_t gpa, uint64_t offset,
 			       uint64_t length)
 {
-	if (memory->huge_pages == HUGE_PAGES_2M || !is_aligned(gpa | offset, PAGE_SIZE_BYTES))
+	if (memory->huge_pages != HUGE_PAGES_NONE || !is_aligned(gpa | offset, PAGE_SIZE_BYTES))
 		return 0;
 	return length & ~(PAGE_SIZE_BYTES - 1);
 }

@@ -56,7 +56,7 @@ bool memory_write(const struct memory *memory, uint64_t gpa, const void *source,
 
 /*
  * Puts `length` bytes of the file at `offset` to `gpa`: whole pages are mapped copy-on-write when
- * gpa and offset are page-aligned and the memory is not made of 2 MiB pages, so that no byte is
+ * gpa and offset are page-aligned and the memory is made with HUGE_PAGES_NONE, so that no byte is
  * copied and the page cache serves every guest; the rest (unaligned ends, or everything) is read.
  * Bytes of guest memory around the range keep their values. A file that is too short is -EINVAL.
  * `what` names the file in messages. Before the guest runs only.

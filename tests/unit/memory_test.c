@@ -143,6 +143,24 @@ Test(memory, aligned_pages_of_a_file_are_mapped_and_the_tail_is_read)
 	close(fd);
 }
 
+Test(memory, no_file_breaks_up_transparent_huge_pages)
+{
+	struct memory memory;
+	struct error err = { 0 };
+	int fd = make_file(3 * PAGE);
+	uint8_t *at;
+
+	cr_assert_eq(memory_create(&memory, 16 * MIB, HUGE_PAGES_TRANSPARENT, &err), 0, "%s",
+		     err.message);
+	at = memory_span(&memory, 2 * MIB, 3 * PAGE);
+	cr_assert_eq(memory_load_file(&memory, 2 * MIB, fd, 0, 3 * PAGE, "file", NULL), 0);
+	cr_assert_not(is_file_mapping(at));
+	for (size_t i = 0; i < 3 * PAGE; i++)
+		cr_assert_eq(at[i], i % 251);
+	memory_destroy(&memory);
+	close(fd);
+}
+
 /* Whether the mapping at `hva` has the flag "dd" (not in core files), as the kernel sees it. */
 static bool is_left_out_of_core_files(const void *hva)
 {
