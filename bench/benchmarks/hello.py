@@ -17,6 +17,7 @@ def measure(bench):
     kernel = guests.kit(bench, "hello")
     config = guests.mayfly_config(bench, "hello", kernel, disks=[guests.disk(bench)])
     commands = {"mayfly": guests.mayfly_command(bench, config),
+                **({"before": guests.mayfly_command(bench, config, program=bench.before)} if bench.before else {}),
                 "bare-kvm": [bench.program("bare-kvm"), guests.MEMORY_MIB, kernel]}
 
     def contender(name):

@@ -74,7 +74,7 @@ class Child:
         variables = {**os.environ, **(environment or {})}
         try:
             self.start_ns = clock_ns()
-            self.pid = os.posix_spawnp(self.argv[0], self.argv, variables, file_actions=actions, setpgroup=0,
+            self.pid = os.posix_spawnp(self.argv[0], self.argv, variables, file_actions=actions, setpgroup=0, setsigmask=[],
                                        setsigdef=[signal.SIGINT, signal.SIGPIPE])
         except OSError as error:
             for fd in [*self.pipes, *([self.stdin_fd] if self.stdin_fd is not None else [])]:

@@ -54,6 +54,6 @@ def mayfly_config(bench, name, kernel, *, arguments=None, vcpus=1, memory_mib=ME
     return bench.file(f"{name}.json", json.dumps(config))
 
 
-def mayfly_command(bench, config, *more):
+def mayfly_command(bench, config, *more, program=None):
     """Mayfly for a configuration file, without its API and with no more log than warnings."""
-    return [bench.mayfly, "--no-api", "--config-file", config, "--level", "Warn", *more]
+    return [program or bench.mayfly, "--no-api", "--config-file", config, "--level", "Warn", *more]

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 
-from . import plots, statistics
+from . import statistics
 
 
 def format_value(value, unit):
@@ -209,11 +209,15 @@ class Report:
                            for title, header, rows, command in self.tables],
                 "goals": [dataclasses.asdict(goal) for goal in self.goals], "notes": self.notes}
 
+    @property
+    def file_name(self):
+        """What the names of this report's files begin with."""
+        return f"{self.name}-{self.host}"
+
     def save(self, folder, machine):
-        """NAME-HOST.json and the plots. Never leaves half a file in the place of a whole one; OSError names the file."""
-        write_whole(folder / f"{self.name}-{self.host}.json",
+        """FILE_NAME.json. Never leaves half a file in the place of a whole one; OSError names the file."""
+        write_whole(folder / f"{self.file_name}.json",
                     json.dumps(self.as_json(machine), indent=1, ensure_ascii=False) + "\n")
-        return [plots.draw(plot, folder, f"{self.name}-{self.host}") for plot in self.plots]
 
 
 def write_whole(path, text):

@@ -18,6 +18,9 @@ from .children import Child, ContenderFailed
 from .report import Report, Sample
 
 
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 class CannotMeasure(Exception):
     """Why a benchmark cannot run here at all; it is left out and the next one runs."""
 
@@ -58,7 +61,7 @@ class Session:
     options    what the command line said: samples, quick, limit
     host       "native" or "emulated" (this process is inside the emulated host then)
     kind       "hardware" or "pvm": which guests run here
-    mayfly     the monitor to measure; build: the folder of the release build (bare-kvm, guests)
+    mayfly     the monitor to measure; before: another revision of it, or None; build: the folder of the release build (bare-kvm, guests)
     peers      {name: path} of the other monitors that are here
     folder     scratch, removed at the end; report: the running benchmark's Report
     """
@@ -72,11 +75,16 @@ class Session:
         self.report = None
         self.progress = Progress()
         self.mayfly = self.local(mayfly)
+        self.before = self.local(options.before) if options.before else None
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
+        with no_interrupt():
+            self.clean_up()
+
+    def clean_up(self):
         self.end_children()
         for folder in filter(None, (self.folder, self.memory_folder)):
             shutil.rmtree(folder, ignore_errors=True)
@@ -126,8 +134,13 @@ class Session:
 
     def start(self, argv, **streams):
         """Starts a program (see children.Child), which is ended with the session at the latest."""
-        child = Child(argv, **streams)
-        self.children.append(child)
+        # A Ctrl-C between the child's start and its name in the list would leave it behind.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
+        try:
+            child = Child(argv, **streams)
+            self.children.append(child)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return child
 
     def run(self, argv, *, seconds=60, **streams):
@@ -185,6 +198,9 @@ class Session:
                 except ContenderFailed as failed:
                     self.say(f"{self.report.name}: {name} is left out: {failed}")
                     self.report.note(f"{name} was left out in round {number + 1}: {failed}")
+                    # A peer that fails is the peer's affair; without the program itself the benchmark is not one.
+                    if name.partition(",")[0] not in self.peers:
+                        self.report.error = f"{name} failed: {failed}"
                     del left[name]
                     continue
                 if number >= 0:
@@ -220,7 +236,7 @@ class Session:
 def no_interrupt():
     """The last words are not to be cut by a second Ctrl-C."""
 
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in INTERRUPTS}
     try:
         yield
     finally:
