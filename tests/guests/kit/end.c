@@ -7,19 +7,30 @@
 
 #define I8042_COMMAND	  0x64
 #define I8042_PULSE_RESET 0xfe
+#define PATIENCE	  1000000
 
-void guest_end(void)
-{
-	out8(I8042_COMMAND, I8042_PULSE_RESET);
-	cpu_halt();
-}
-
-void guest_fail(const char *format, ...)
+__attribute__((noreturn)) static void triple_fault(void)
 {
 	const struct {
 		uint16_t limit;
 		uint64_t base;
 	} __attribute__((packed)) no_table = { 0 };
+
+	__asm__ volatile("lidt %0; ud2" : : "m"(no_table));
+	__builtin_unreachable();
+}
+
+void guest_end(void)
+{
+	out8(I8042_COMMAND, I8042_PULSE_RESET);
+	/* A monitor may be late, or have no i8042. */
+	for (unsigned int i = 0; i < PATIENCE; i++)
+		cpu_relax();
+	triple_fault();
+}
+
+void guest_fail(const char *format, ...)
+{
 	va_list arguments;
 
 	print("\nguest failed: ");
@@ -27,6 +38,5 @@ void guest_fail(const char *format, ...)
 	print_list(format, arguments);
 	va_end(arguments);
 	print("\n");
-	__asm__ volatile("lidt %0; ud2" : : "m"(no_table));
-	__builtin_unreachable();
+	triple_fault();
 }

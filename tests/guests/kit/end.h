@@ -2,7 +2,10 @@
 #ifndef KIT_END_H
 #define KIT_END_H
 
-/* Resets the machine through the i8042, which a monitor takes for a clean end. */
+/*
+ * Resets the machine through the i8042, which a monitor takes for a clean end; where nothing comes
+ * of it, by a triple fault.
+ */
 __attribute__((noreturn)) void guest_end(void);
 
 /*

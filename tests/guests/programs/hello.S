@@ -12,6 +12,7 @@
 #define SERIAL_DATA	  0x3f8
 #define I8042_COMMAND	  0x64
 #define I8042_PULSE_RESET 0xfe
+#define PATIENCE	  1000000
 
 #define BOOT_TIMER	  0xc0000000
 #define BOOT_TIMER_VALUE  123
@@ -31,8 +32,12 @@
 	.endr
 	mov $I8042_PULSE_RESET, %al
 	out %al, $I8042_COMMAND
-1:	hlt
-	jmp 1b
+	/* A monitor may be late, or have no i8042: then a triple fault. */
+	mov $PATIENCE, %ecx
+1:	pause
+	loop 1b
+	lidt zeros
+	ud2
 .endm
 
 	.section .text.start, "ax"
@@ -64,6 +69,10 @@ pvh_entry:
 	movb $BOOT_TIMER_VALUE, BOOT_TIMER
 hello32:
 	SAY_HELLO_AND_RESET
+
+	.section .rodata, "a"
+zeros:
+	.fill 10, 1, 0
 
 	.section .data.pages, "aw"
 	.balign PAGE_BYTES
