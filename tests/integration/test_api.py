@@ -158,7 +158,7 @@ class TestTexts:
         ({"vcpu_count": 3, "mem_size_mib": 16, "smt": True}, "vCPU"),
         ({"vcpu_count": 1, "mem_size_mib": 0},
          "The memory size (MiB) is either 0, or not a multiple of the configured page size."),
-        ({"vcpu_count": 1, "mem_size_mib": 15}, "`mem_size_mib` is 15"),
+        ({"vcpu_count": 1, "mem_size_mib": 3}, "`mem_size_mib` is 3"),
         ({"vcpu_count": 1, "mem_size_mib": 17, "huge_pages": "2M"},
          "The memory size (MiB) is either 0, or not a multiple of the configured page size."),
         ({"vcpu_count": 1, "mem_size_mib": 1 << 25}, "more than the"),

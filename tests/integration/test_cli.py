@@ -172,7 +172,7 @@ class TestConfigFile:
         ('{"machine-config": {"vcpu_count": 1}}', ["machine-config", "missing field `mem_size_mib`"]),
         ('{"machine-config": {"vcpu_count": 0, "mem_size_mib": 16}}', ["machine-config"]),
         ('{"machine-config": {"vcpu_count": 33, "mem_size_mib": 16}}', ["machine-config"]),
-        ('{"machine-config": {"vcpu_count": 1, "mem_size_mib": 15}}', ["machine-config", "mem_size_mib"]),
+        ('{"machine-config": {"vcpu_count": 1, "mem_size_mib": 3}}', ["machine-config", "mem_size_mib"]),
         ('{"drives": {}}', ["drives", "sequence"]),
         ('{"drives": [{}]}', ["drives", "entry 0", "missing field"]),
         ('{"vsock": {"guest_cid": 3}}', ["vsock", "virtio-net, virtio-blk, serial and i8042, on purpose"]),

@@ -37,7 +37,7 @@ def kernel_file(workshop):
 
 class TestCommandLine:
     @pytest.mark.parametrize("arguments", [("--level", "loud"), ("--id", "a_b"), ("--colour",),
-                                           ("run", "--kernel", "k", "--mem", "8M")])
+                                           ("run", "--kernel", "k", "--mem", "3M")])
     def test_wrong_use_has_a_status_of_its_own(self, workshop, arguments):
         done = workshop.run(*arguments)
         assert done.returncode == WRONG_USE

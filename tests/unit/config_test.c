@@ -248,10 +248,10 @@ Test(config, values_out_of_range_are_refused)
 		       VCPU_MESSAGE "The value of `vcpu_count` is 33: it must be from 1 to 32.");
 	assert_refused(&config_machine_object, MACHINE("1", "0"), ERANGE,
 		       "The memory size (MiB) is either 0, or not a multiple of the configured page size.");
-	assert_refused(&config_machine_object, MACHINE("1", "15"), ERANGE,
-		       "The value of `mem_size_mib` is 15: it must be from 16 to 67108864.");
+	assert_refused(&config_machine_object, MACHINE("1", "3"), ERANGE,
+		       "The value of `mem_size_mib` is 3: it must be from 4 to 67108864.");
 	assert_refused(&config_machine_object, MACHINE("1", "9223372036854775807"), ERANGE,
-		       "The value of `mem_size_mib` is 9223372036854775807: it must be from 16 to 67108864.");
+		       "The value of `mem_size_mib` is 9223372036854775807: it must be from 4 to 67108864.");
 #undef VCPU_MESSAGE
 #undef MACHINE
 }
@@ -468,7 +468,8 @@ Test(config_check, machine_fields_fit_each_other)
 	assert_machine((struct machine_config){ 33, 128 }, vcpus);
 	assert_machine((struct machine_config){ 0, 128 }, vcpus);
 	assert_machine((struct machine_config){ 1, 0 }, memory);
-	assert_machine((struct machine_config){ 1, 8 }, "`mem_size_mib` is 8");
+	assert_machine((struct machine_config){ 1, 3 }, "`mem_size_mib` is 3");
+	assert_machine((struct machine_config){ 1, 4 }, NULL);
 	assert_machine((struct machine_config){ 1, 17, .huge_pages = HUGE_PAGES_2M }, memory);
 	assert_machine((struct machine_config){ 1, 17, .huge_pages = HUGE_PAGES_TRANSPARENT }, NULL);
 	assert_machine((struct machine_config){ 1, 18, .huge_pages = HUGE_PAGES_2M }, NULL);

@@ -204,7 +204,7 @@ Test(options, memory_sizes)
 		const char *text;
 		uint64_t mib;
 	} sizes[] = {
-		{ "256", 256 }, { "256M", 256 }, { "256MiB", 256 }, { "3G", 3072 }, { "1GiB", 1024 }
+		{ "256", 256 }, { "256M", 256 }, { "256MiB", 256 }, { "3G", 3072 }, { "1GiB", 1024 }, { "4M", 4 }
 	};
 	char words[64];
 
@@ -221,8 +221,8 @@ Test(options, memory_sizes)
 	cr_assert(strstr(bad("mayfly run --kernel k --mem -1"), "'-1'"));
 	cr_assert(strstr(bad("mayfly run --kernel k --mem M"), "'M'"));
 	cr_assert(strstr(bad("mayfly run --kernel k --mem 99999999999999999999"), "--mem"));
-	cr_assert(strstr(bad("mayfly run --kernel k --mem 0"), "--mem takes at least 16M"));
-	cr_assert(strstr(bad("mayfly run --kernel k --mem 8M"), "--mem takes at least 16M"));
+	cr_assert(strstr(bad("mayfly run --kernel k --mem 0"), "--mem takes at least 4M"));
+	cr_assert(strstr(bad("mayfly run --kernel k --mem 3M"), "--mem takes at least 4M"));
 }
 
 Test(options, run_refuses_wrong_use_with_a_sentence)
