@@ -81,7 +81,7 @@ void trap(struct trap_frame *frame)
 	}
 	__asm__ volatile("mov %%cr2, %0" : "=r"(fault_address));
 	guest_fail(
-		"%s (vector %llu, error %#llx) on CPU %u in ring %llu: rip %#llx rsp %#llx rflags %#llx cr2 %#llx rax %#llx",
+		"panic: %s (vector %llu, error %#llx) on CPU %u in ring %llu: rip %#llx rsp %#llx rflags %#llx cr2 %#llx rax %#llx",
 		exception_name(frame->vector), (unsigned long long)frame->vector,
 		(unsigned long long)frame->error, cpu_self()->index,
 		(unsigned long long)frame->cs & 3, (unsigned long long)frame->rip,

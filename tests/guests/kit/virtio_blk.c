@@ -22,6 +22,7 @@ void block_use_interrupts(struct block *block, bool use)
 {
 	if (use)
 		virtio_enable_interrupt(block->device);
+	block->interrupts = use;
 	block->queue.avail->flags = use ? 0 : VIRTQ_AVAIL_NO_INTERRUPT;
 }
 
@@ -42,8 +43,13 @@ void block_submit(struct block *block, uint32_t type, uint64_t sector, void *dat
 uint8_t block_request(struct block *block, uint32_t type, uint64_t sector, void *data,
 		      uint32_t bytes)
 {
+	uint32_t interrupts = block->device->interrupts;
+
 	block_submit(block, type, sector, data, bytes);
 	virtqueue_notify(&block->queue);
+	/* Each request brings one; to look at the ring first would leave it for the next. */
+	while (block->interrupts && block->device->interrupts == interrupts)
+		cpu_wait();
 	virtqueue_wait(&block->queue, NULL);
 	return block->status;
 }

@@ -25,6 +25,7 @@ struct block {
 		uint64_t sector;
 	} header;
 	volatile uint8_t status;
+	bool interrupts;
 };
 
 /* Opens the index-th block device; false when there is none. It does not interrupt: requests are

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 
-from . import images, tiny
+from . import images, small, tiny
 from .api import ConnectionClosed
 from .clock import scaled
 from .guest import BOOT_ARGUMENTS, Guest
@@ -121,6 +121,19 @@ class Workshop:
         kernel = self.tiny_kernel(code, pvh=pvh)
         return self.start(self.configuration(kernel, mem=mem, initrd=False, **configuration),
                           *arguments, **(options or {}))
+
+    def boot_small(self, name, args="", *arguments, mem=16, options=None, **configuration):
+        """A small guest of tests/guests, started."""
+        kernel = small.path(self.program, name)
+        return small.SmallGuest(self.start(
+            self.configuration(kernel, mem=mem, initrd=False, boot_arguments=args, **configuration),
+            *arguments, **(options or {})))
+
+    def forget(self, guest):
+        """Cleans up what one monitor has left, in tests that start hundreds."""
+        monitor = getattr(guest, "monitor", guest)
+        monitor.clean_up()
+        self.monitors.remove(monitor)
 
     def clean_up(self):
         for monitor in self.monitors:
