@@ -26,6 +26,7 @@
 
 struct ring {
 	struct memory *memory;
+	uint64_t offset; /* of its three parts from where the first queue's are */
 	uint16_t size;
 	uint16_t available_index; /* what the driver published last */
 	uint16_t used_seen;
@@ -57,19 +58,19 @@ static inline void table_set(struct memory *memory, uint64_t table, unsigned int
 static inline void ring_set(struct ring *ring, unsigned int index, uint64_t address,
 			    uint32_t length, uint16_t flags, uint16_t next)
 {
-	table_set(ring->memory, RING_DESCRIPTORS, index, address, length, flags, next);
+	table_set(ring->memory, ring->offset + RING_DESCRIPTORS, index, address, length, flags, next);
 }
 
 /* Puts a head into the available ring without telling; ring_publish() tells. */
 static inline void ring_add(struct ring *ring, uint16_t head)
 {
-	*ring_u16(ring, RING_AVAILABLE + 4 + 2ULL * (ring->available_index++ & (ring->size - 1))) =
+	*ring_u16(ring, ring->offset + RING_AVAILABLE + 4 + 2ULL * (ring->available_index++ & (ring->size - 1))) =
 		head;
 }
 
 static inline void ring_publish(struct ring *ring)
 {
-	__atomic_store_n(ring_u16(ring, RING_AVAILABLE + 2), ring->available_index,
+	__atomic_store_n(ring_u16(ring, ring->offset + RING_AVAILABLE + 2), ring->available_index,
 			 __ATOMIC_SEQ_CST);
 }
 
@@ -81,7 +82,7 @@ static inline void ring_offer(struct ring *ring, uint16_t head)
 
 static inline uint16_t ring_used_index(struct ring *ring)
 {
-	return __atomic_load_n(ring_u16(ring, RING_USED + 2), __ATOMIC_SEQ_CST);
+	return __atomic_load_n(ring_u16(ring, ring->offset + RING_USED + 2), __ATOMIC_SEQ_CST);
 }
 
 /* The next entry of the used ring, which must be there. */
@@ -91,7 +92,7 @@ static inline struct vring_used_elem ring_take(struct ring *ring)
 
 	cr_assert_neq(ring->used_seen, ring_used_index(ring), "nothing was used");
 	memcpy(&element,
-	       guest(ring->memory, RING_USED + 4 + 8ULL * (ring->used_seen++ & (ring->size - 1)),
+	       guest(ring->memory, ring->offset + RING_USED + 4 + 8ULL * (ring->used_seen++ & (ring->size - 1)),
 		     8),
 	       8);
 	return element;
@@ -99,12 +100,12 @@ static inline struct vring_used_elem ring_take(struct ring *ring)
 
 static inline uint16_t *ring_used_event(struct ring *ring)
 {
-	return ring_u16(ring, RING_AVAILABLE + 4 + 2ULL * ring->size);
+	return ring_u16(ring, ring->offset + RING_AVAILABLE + 4 + 2ULL * ring->size);
 }
 
 static inline uint16_t *ring_available_event(struct ring *ring)
 {
-	return ring_u16(ring, RING_USED + 4 + 8ULL * ring->size);
+	return ring_u16(ring, ring->offset + RING_USED + 4 + 8ULL * ring->size);
 }
 
 /* The machine around a device. */
@@ -199,10 +200,9 @@ static inline void driver_negotiate(struct driver *driver, uint64_t features)
 	driver_set(driver, VIRTIO_MMIO_STATUS, FEATURES_STATUS);
 }
 
-static inline void driver_place_queue(struct driver *driver, uint32_t size, uint64_t descriptors,
-				      uint64_t available, uint64_t used)
+static inline void driver_place_selected(struct driver *driver, uint32_t size, uint64_t descriptors,
+					 uint64_t available, uint64_t used)
 {
-	driver_set(driver, VIRTIO_MMIO_QUEUE_SEL, 0);
 	driver_set(driver, VIRTIO_MMIO_QUEUE_NUM, size);
 	driver_set(driver, VIRTIO_MMIO_QUEUE_DESC_LOW, (uint32_t)descriptors);
 	driver_set(driver, VIRTIO_MMIO_QUEUE_DESC_HIGH, (uint32_t)(descriptors >> 32));
@@ -212,14 +212,30 @@ static inline void driver_place_queue(struct driver *driver, uint32_t size, uint
 	driver_set(driver, VIRTIO_MMIO_QUEUE_USED_HIGH, (uint32_t)(used >> 32));
 }
 
+static inline void driver_place_queue(struct driver *driver, uint32_t size, uint64_t descriptors,
+				      uint64_t available, uint64_t used)
+{
+	driver_set(driver, VIRTIO_MMIO_QUEUE_SEL, 0);
+	driver_place_selected(driver, size, descriptors, available, used);
+}
+
+/* An empty ring of `size` for queue `index`, ready. */
+static inline void driver_set_up_ring(struct driver *driver, struct ring *ring, unsigned int index,
+				      uint64_t offset, uint16_t size)
+{
+	*ring = (struct ring) { .memory = &driver->memory, .offset = offset, .size = size };
+	memset(guest(&driver->memory, offset + RING_AVAILABLE, 0x1000), 0, 0x1000);
+	memset(guest(&driver->memory, offset + RING_USED, 0x2000), 0, 0x2000);
+	driver_set(driver, VIRTIO_MMIO_QUEUE_SEL, index);
+	driver_place_selected(driver, size, offset + RING_DESCRIPTORS, offset + RING_AVAILABLE,
+			      offset + RING_USED);
+	driver_set(driver, VIRTIO_MMIO_QUEUE_READY, 1);
+}
+
 /* An empty ring of `size` at the usual place, ready. */
 static inline void driver_set_up_queue(struct driver *driver, uint16_t size)
 {
-	driver->ring = (struct ring) { .memory = &driver->memory, .size = size };
-	memset(guest(&driver->memory, RING_AVAILABLE, 0x1000), 0, 0x1000);
-	memset(guest(&driver->memory, RING_USED, 0x2000), 0, 0x2000);
-	driver_place_queue(driver, size, RING_DESCRIPTORS, RING_AVAILABLE, RING_USED);
-	driver_set(driver, VIRTIO_MMIO_QUEUE_READY, 1);
+	driver_set_up_ring(driver, &driver->ring, 0, 0, size);
 }
 
 /* A live device with these features and one ring. */
