@@ -95,7 +95,8 @@ def qemu(bench, path, guest, name, vhost=False):
     for number, disk in enumerate(guest.disks):
         aio = {"Sync": "threads", "Async": "io_uring"}[disk.engine]
         argv += ["-drive", f"id=disk{number},file={os.fspath(disk.path).replace(',', ',,')},format=raw,if=none,"
-                 f"cache=writeback,aio={aio}" + (",read-only=on" if disk.read_only else ""),
+                 # Readers share a file; QEMU's locks and those of others would not let them.
+                 f"cache=writeback,aio={aio}" + (",read-only=on,file.locking=off" if disk.read_only else ""),
                  "-device", f"virtio-blk-device,drive=disk{number}"]
     for number, nic in enumerate(guest.nics):
         argv += ["-netdev", f"tap,id=net{number},ifname={nic.tap},script=no,downscript=no,vhost={'on' if vhost else 'off'}",
