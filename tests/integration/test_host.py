@@ -288,6 +288,16 @@ def short_path():
 
 @pytest.mark.emulated_host
 class TestLife:
+    def test_a_lost_timer_interrupt_does_not_stop_it_for_good(self, emulated_host):
+        # Nothing moves inside but what the interrupts of the agent's port bring.
+        done = emulated_host.run(["sh", "-c", """
+            count() { awk '/virtio[0-9]*-virtqueues/ { print $2 }' /proc/interrupts; }
+            first=$(count)
+            while [ $(count) -lt $((first + 3)) ]; do sleep 0.2; done
+            echo "$first"
+        """], timeout=PLENTY)
+        assert (done.status, done.output.strip().isdigit()) == (0, True)
+
     def test_one_boot_serves_separate_callers(self, tmp_path, short_path):
         # Where named hosts are looked for must not be the user's own.
         environment = {**os.environ, "XDG_RUNTIME_DIR": os.fspath(short_path)}

@@ -24,6 +24,11 @@ from . import protocol
 from .machine import HostError, Machine, Options, check_programs
 
 SHUTDOWN_SECONDS = 20
+# QEMU 7.2's vCPU thread changes its word of pending interrupts on each entry to a nested guest and exit from it,
+# without the lock under which another thread sets bits there: an interrupt can get lost. When it was the timer's, and
+# everything waits for the timer, the host stands still for ever. Any further interrupt makes the interrupt
+# controller deliver the lost one too.
+POKE_SECONDS = 1
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -98,6 +103,11 @@ class Supervisor:
         what = "ended before it was up" if ended in done else f"was not up after {seconds:g} s"
         raise HostError(f"the emulated host {what}\n{self.machine.last_words()}")
 
+    async def poke(self):
+        while True:
+            await asyncio.sleep(POKE_SECONDS)
+            self.send(0, protocol.POKE)
+
     async def run(self, folder, report, lifeline, detached):
         """The life of one host."""
         loop = asyncio.get_running_loop()
@@ -114,8 +124,12 @@ class Supervisor:
         if detached:
             loop.remove_reader(lifeline)
         report({"ready": time.monotonic() - started})
+        # Where instructions are counted, interrupts from outside would be counted too.
+        poking = None if self.machine.options.icount else asyncio.ensure_future(self.poke())
         await self.ended.wait()
         server.close()
+        if poking:
+            poking.cancel()
         if self.stopping:
             await self.shut_down()
         else:
