@@ -22,6 +22,8 @@ PYTEST = ["/usr/bin/python3", "-m", "pytest", "-q"]
 # What the emulated host is slower by than a machine that runs its guests itself.
 EMULATED_TIME_FACTOR = "12"
 EMULATED_HOSTS = 2
+EMULATED_TIMEOUT_SECONDS = "2700"
+NATIVE_SHARDS = 2
 RETRIES_AT_MOST = 10
 
 
@@ -181,9 +183,21 @@ def check_lint():
     return result
 
 
+def in_shards(count, run_shard):
+    """Runs as many parts of the tests at once; run_shard(number, arguments) runs one of them."""
+    total = Result()
+    with concurrent.futures.ThreadPoolExecutor(count) as pool:
+        for result in pool.map(lambda number: run_shard(number, ["--shard", f"{number}/{count}"]), range(1, count + 1)):
+            total.add(result)
+    return total
+
+
 def check_native():
     build("native", "build", "-Dwerror=true", "-Dtests=enabled")
-    return pytest_part("native", ["tests/integration", "-m", "not emulated_host"])
+    result = in_shards(NATIVE_SHARDS, lambda number, shard: pytest_part(
+        f"native-{number}", ["tests/integration", "-m", "not emulated_host and not alone", *shard]))
+    result.add(pytest_part("native-alone", ["tests/integration", "-m", "not emulated_host and alone"]))
+    return result
 
 
 def emulated_pytest(name, arguments):
@@ -192,7 +206,7 @@ def emulated_pytest(name, arguments):
                "--env", f"MAYFLY={REPOSITORY / 'build' / 'mayfly'}",
                "--env", f"MAYFLY_TIME_FACTOR={EMULATED_TIME_FACTOR}", "--env", "PYTHONUNBUFFERED=1",
                "--env", "TMPDIR=/scratch", "--env", f"MAYFLY_CACHE={os.environ.get('MAYFLY_CACHE', '')}",
-               "--console", RESULTS / f"{name}-console.log", "--"]
+               "--timeout", EMULATED_TIMEOUT_SECONDS, "--console", RESULTS / f"{name}-console.log", "--"]
     return pytest_part(name, arguments, wrapper)
 
 
@@ -222,12 +236,8 @@ def check_emulated():
     must("emulated", ["guest-kernel-configs/build"])
     must("emulated", ["/usr/bin/python3", "-m", "harness.images"],
          {"PYTHONPATH": str(REPOSITORY / "tests" / "integration"), "MAYFLY_TEST_HOST": "hardware"})
-    inside = Result()
-    with concurrent.futures.ThreadPoolExecutor(EMULATED_HOSTS) as pool:
-        for part in pool.map(lambda number: emulated_pytest(
-                f"emulated-{number}", ["tests/integration", "-m", "guest and not native and not emulated_host",
-                                       "--shard", f"{number}/{EMULATED_HOSTS}"]), range(1, EMULATED_HOSTS + 1)):
-            inside.add(part)
+    inside = in_shards(EMULATED_HOSTS, lambda number, shard: emulated_pytest(
+        f"emulated-{number}", ["tests/integration", "-m", "guest and not native and not emulated_host", *shard]))
     if inside.failed:
         inside = retry_emulated(inside)
     result.add(inside)

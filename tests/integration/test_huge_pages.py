@@ -11,7 +11,8 @@ from harness.clock import wait_until
 POOL = pathlib.Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
 MIB = 1 << 20
 
-pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("kvm")]
+# Alone, for the pool is one for the whole host.
+pytestmark = [pytest.mark.guest, pytest.mark.alone, pytest.mark.usefixtures("kvm")]
 
 
 def pages(what):
