@@ -19,7 +19,7 @@ SUMMARY = "fio in Linux guests, both engines, against the host without a guest a
 HOSTS = ("native", "emulated")
 GOAL = 1.25
 FIO = "/usr/bin/fio"
-FILE_BYTES = 128 << 20
+FILE_BYTES = 64 << 20
 MEMORY_MIB = 256
 BOOT_SECONDS = {"native": 120, "emulated": 36000}
 # name: what it is, fio's words
@@ -94,7 +94,7 @@ def contenders(bench):
     """{name: Host or InGuest}, all held; the file of each lies in the page cache."""
     folder = linux.data_folder(bench)
     found, paths = {}, []
-    kernel, image = linux.kernel(bench), bench.local(root(bench.build))
+    kernel, image = linux.kernel(bench), root(bench.build)
 
     def data():
         path = folder / f"bench-{len(paths)}.data"

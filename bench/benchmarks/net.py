@@ -164,7 +164,7 @@ def ping(bench, contender, count):
 
 
 def contenders(bench, networks):
-    kernel, image = linux.kernel(bench), bench.local(root(bench.build))
+    kernel, image = linux.kernel(bench), root(bench.build)
     found = {"host": Host(bench, networks)}
 
     def add(name, command_of):
