@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/sysmacros.h>
 #include <time.h>
 
 #include "console_private.h"
@@ -15,6 +16,12 @@ int console_reopen(int fd, int flags)
 
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	return open(path, flags | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+}
+
+bool console_is_null(const struct stat *status)
+{
+	/* Linux Documentation/admin-guide/devices.txt */
+	return S_ISCHR(status->st_mode) && status->st_rdev == makedev(1, 3);
 }
 
 static void handle_wake(struct loop_source *source, uint32_t events)

@@ -270,7 +270,7 @@ static void use_given_input(struct console_input *input, int fd)
 	int own;
 
 	input->fd = fd;
-	if (fd < 0 || fstat(fd, &status) < 0)
+	if (fd < 0 || fstat(fd, &status) < 0 || console_is_null(&status))
 		return; /* none, or closed by whoever started us */
 	if (S_ISREG(status.st_mode) || S_ISBLK(status.st_mode) || S_ISDIR(status.st_mode)) {
 		input->source = CONSOLE_SOURCE_FILE;

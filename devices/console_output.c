@@ -90,7 +90,7 @@ static void use_given_output(struct console_output *output, int fd)
 	output->fd = fd;
 	if (fd < 0 || fstat(fd, &status) < 0)
 		return; /* closed by whoever started us: there is no sink */
-	if (S_ISREG(status.st_mode) || S_ISBLK(status.st_mode)) {
+	if (S_ISREG(status.st_mode) || S_ISBLK(status.st_mode) || console_is_null(&status)) {
 		output->sink = CONSOLE_SINK_FILE;
 		return;
 	}

@@ -5,6 +5,8 @@
 #ifndef DEVICES_CONSOLE_PRIVATE_H
 #define DEVICES_CONSOLE_PRIVATE_H
 
+#include <sys/stat.h>
+
 #include "mayfly/console.h"
 
 /*
@@ -13,6 +15,9 @@
  * other processes.
  */
 int console_reopen(int fd, int flags);
+
+/* Whether that is /dev/null, which never makes anybody wait and has nothing to read. */
+bool console_is_null(const struct stat *status);
 
 int console_output_open(struct console *console, const struct rate_limiter_config *limits,
 			struct error *err);

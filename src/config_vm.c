@@ -200,7 +200,7 @@ static ssize_t read_file(const char *path, char **text, struct error *err)
 	cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
 	cleanup_free char *buffer = NULL;
 	struct stat status;
-	size_t used = 0;
+	size_t used = 0, room;
 
 	if (fd < 0)
 		return error_errno(err, "cannot open the configuration file %s", path);
@@ -209,11 +209,16 @@ static ssize_t read_file(const char *path, char **text, struct error *err)
 	if (!S_ISREG(status.st_mode))
 		return error_set(err, EINVAL, "the configuration file %s is not a regular file",
 				 path);
-	buffer = malloc(MAX_FILE_BYTES + 1);
+	if ((uint64_t)status.st_size > MAX_FILE_BYTES)
+		return error_set(err, EFBIG, "the configuration file %s is longer than %llu bytes",
+				 path, MAX_FILE_BYTES);
+	/* One byte more than it has: whoever writes to it meanwhile is found out. */
+	room = (size_t)status.st_size + 1;
+	buffer = malloc(room);
 	if (!buffer)
 		return error_set(err, ENOMEM, "out of memory for the configuration file %s", path);
-	for (;;) {
-		ssize_t count = read(fd, buffer + used, MAX_FILE_BYTES + 1 - used);
+	while (used < room) {
+		ssize_t count = read(fd, buffer + used, room - used);
 
 		if (count < 0 && errno == EINTR)
 			continue;
@@ -222,11 +227,13 @@ static ssize_t read_file(const char *path, char **text, struct error *err)
 		if (count == 0)
 			break;
 		used += (size_t)count;
-		if (used > MAX_FILE_BYTES)
-			return error_set(err, EFBIG,
-					 "the configuration file %s is longer than %llu bytes",
-					 path, MAX_FILE_BYTES);
 	}
+	if (used == room)
+		return error_set(
+			err, EBUSY,
+			"the configuration file %s grew while it was read: start again when it is "
+			"complete",
+			path);
 	*text = buffer;
 	buffer = NULL;
 	return (ssize_t)used;

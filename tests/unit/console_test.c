@@ -385,6 +385,20 @@ Test(console, null_device_is_an_ended_input)
 	close(fd);
 }
 
+Test(console, null_device_as_output_takes_everything_without_being_opened_anew)
+{
+	int fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
+
+	rig.options.output_fd = fd;
+	open_console();
+	cr_assert_eq(rig.console.output.sink, CONSOLE_SINK_FILE);
+	cr_assert_eq(rig.console.output.fd, fd);
+	rig_say(&rig, "gone");
+	cr_assert(rig_run(&rig, rig_ring_is_empty));
+	cr_assert_eq(atomic_load(&rig.serial.metrics.dropped_bytes), 0);
+	close(fd);
+}
+
 Test(console, directory_as_input_is_an_ended_input)
 {
 	int fd = open(directory, O_RDONLY | O_CLOEXEC);
