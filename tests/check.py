@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ PYTEST = ["/usr/bin/python3", "-m", "pytest", "-q"]
 EMULATED_TIME_FACTOR = "12"
 EMULATED_HOSTS = 2
 EMULATED_TIMEOUT_SECONDS = "2700"
-NATIVE_SHARDS = 2
+NATIVE_AT_ONCE = 2
 RETRIES_AT_MOST = 10
 
 
@@ -183,19 +184,23 @@ def check_lint():
     return result
 
 
-def in_shards(count, run_shard):
-    """Runs as many parts of the tests at once; run_shard(number, arguments) runs one of them."""
+def shared_by(count, part, run_one):
+    """Runs several pytests at once, which share the tests; run_one(name, arguments) runs one of them."""
+    work = RESULTS / f"{part}-work"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
     total = Result()
     with concurrent.futures.ThreadPoolExecutor(count) as pool:
-        for result in pool.map(lambda number: run_shard(number, ["--shard", f"{number}/{count}"]), range(1, count + 1)):
+        for result in pool.map(lambda number: run_one(f"{part}-{number}", ["--share-work", work]), range(1, count + 1)):
             total.add(result)
+    shutil.rmtree(work)
     return total
 
 
 def check_native():
     build("native", "build", "-Dwerror=true", "-Dtests=enabled")
-    result = in_shards(NATIVE_SHARDS, lambda number, shard: pytest_part(
-        f"native-{number}", ["tests/integration", "-m", "not emulated_host and not alone", *shard]))
+    result = shared_by(NATIVE_AT_ONCE, "native", lambda name, shared: pytest_part(
+        name, ["tests/integration", "-m", "not emulated_host and not alone", *shared]))
     result.add(pytest_part("native-alone", ["tests/integration", "-m", "not emulated_host and alone"]))
     return result
 
@@ -236,8 +241,8 @@ def check_emulated():
     must("emulated", ["guest-kernel-configs/build"])
     must("emulated", ["/usr/bin/python3", "-m", "harness.images"],
          {"PYTHONPATH": str(REPOSITORY / "tests" / "integration"), "MAYFLY_TEST_HOST": "hardware"})
-    inside = in_shards(EMULATED_HOSTS, lambda number, shard: emulated_pytest(
-        f"emulated-{number}", ["tests/integration", "-m", "guest and not native and not emulated_host", *shard]))
+    inside = shared_by(EMULATED_HOSTS, "emulated", lambda name, shared: emulated_pytest(
+        name, ["tests/integration", "-m", "guest and not native and not emulated_host", *shared]))
     if inside.failed:
         inside = retry_emulated(inside)
     result.add(inside)

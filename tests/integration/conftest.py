@@ -4,6 +4,7 @@ Which kernels there are for guests depends on the host (harness/kernels.py). Tes
 fixture `kernel` run with the first of them, those that take `each_kernel` with all.
 """
 import contextlib
+import itertools
 import os
 import pathlib
 import shutil
@@ -21,8 +22,8 @@ pytest_plugins = ["host_fixtures"]
 
 def pytest_addoption(parser):
     parser.addoption("--mayfly", metavar="PATH", help="the program to test (or set MAYFLY)")
-    parser.addoption("--shard", metavar="I/N", help="run the I-th of N parts of the tests (by class, so that tests "
-                     "which share a guest stay together)")
+    parser.addoption("--share-work", metavar="DIR", help="share the tests with other processes that are given the same "
+                     "folder, empty before the first of them starts: who is first to name a group there runs it")
 
 
 @pytest.fixture(scope="session")
@@ -97,18 +98,44 @@ def pytest_collection_modifyitems(config, items):
     if unfit:
         config.hook.pytest_deselected(items=unfit)
         items[:] = [item for item in items if suits(item)]
-    if config.getoption("--shard"):
-        keep_shard(config, items)
 
 
-def keep_shard(config, items):
-    part, parts = map(int, config.getoption("--shard").split("/"))
-    groups = {}
-    for item in items:
-        groups.setdefault(item.nodeid.rpartition("::")[0], len(groups) % parts + 1)
-    others = [item for item in items if groups[item.nodeid.rpartition("::")[0]] != part]
-    config.hook.pytest_deselected(items=others)
-    items[:] = [item for item in items if groups[item.nodeid.rpartition("::")[0]] == part]
+def groups_of(items):
+    """Runs of tests that share a guest, each with a name that is the same in every process."""
+    def name(item):
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        return "-".join([item.nodeid.rpartition("::")[0],
+                         *(str(params[key]) for key in ("variant", "kernel", "each_kernel") if params.get(key))])
+
+    for number, (group, members) in enumerate(itertools.groupby(items, name)):
+        yield f"{number}-{group}".replace("/", ":"), list(members)
+
+
+def claimed(items, folder):
+    for group, members in groups_of(items):
+        try:
+            (folder / group).touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        yield from members
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session):
+    folder = session.config.getoption("--share-work")
+    if not folder or session.testsfailed or session.config.option.collectonly:
+        return None
+    mine = claimed(session.items, pathlib.Path(folder))
+    item = next(mine, None)
+    while item:
+        following = next(mine, None)
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if session.shouldfail:
+            raise session.Failed(session.shouldfail)
+        if session.shouldstop:
+            raise session.Interrupted(session.shouldstop)
+        item = following
+    return True
 
 
 def pytest_report_header(config):
