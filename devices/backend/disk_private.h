@@ -35,8 +35,8 @@ struct disk_step {
 #define DISK_STEP_BYTES (2 * MIB)
 
 /*
- * The same for BLKDISCARD, which io_uring has no operation for. Devices give space back in pieces of
- * their own, up to some MiB large, and forget what is asked for smaller ones.
+ * The same for BLKDISCARD, which io_uring has no operation for. Devices give space back in pieces
+ * of their own, up to some MiB large, and forget what is asked for smaller ones.
  */
 #define DISK_DISCARD_STEP_BYTES (16 * MIB)
 

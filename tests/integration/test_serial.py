@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import stat
 import time
 
@@ -13,6 +14,7 @@ from harness.clock import FACTOR, scaled, wait_until
 
 # Linux drops what its 64 KiB of terminal buffers cannot take; an ordinary guest is quick enough, a slow one is not.
 PASTE_BYTES = 1 << 20 if FACTOR == 1 else 1 << 14
+FLOW_BYTES = 1 << 16 if FACTOR == 1 else 1 << 15
 STALL_SECONDS = 10
 
 
@@ -68,6 +70,23 @@ class TestDialogue:
         mark = guest.start("cat /tmp/pasted; echo; echo END-OF-PASTE")
         guest.console.wait_for(rb"\nEND-OF-PASTE\n", 600, mark)
         assert guest.console.since(mark)[:len(data)] == data
+
+    def test_flow_control_holds_back_what_the_guest_does_not_read(self, workshop, kernel):
+        """RTS goes down when the terminal is full, and nothing more comes in until somebody reads; then all does."""
+        guest = workshop.boot(kernel)
+        data = random.Random(2).randbytes(FLOW_BYTES)
+        port = "/proc/tty/driver/serial"
+        mark = guest.start(f"stty raw -echo -icrnl crtscts <$MAYFLY_CONSOLE; echo GO; "
+                           f"while grep '^0:' {port} | grep -q RTS; do sleep 0.1; done; rx=$(grep '^0:' {port}); "
+                           f"head -c {len(data)} <$MAYFLY_CONSOLE >/tmp/pasted; sha256sum </tmp/pasted; echo $rx; "
+                           "stty -crtscts <$MAYFLY_CONSOLE")
+        guest.console.wait_for(rb"GO\n", 30, mark)
+        guest.monitor.type(data)
+        status, output = guest.finish(mark, 300)
+        assert status == 0
+        assert output.split()[1].decode() == hashlib.sha256(data).hexdigest()
+        # What the terminal keeps, and what was on its way when RTS went down.
+        assert int(re.search(rb" rx:([0-9]+)", output)[1]) <= FLOW_BYTES // 2
 
     @pytest.mark.native
     def test_a_reader_that_stalls_does_not_stop_the_guest(self, workshop, kernel):

@@ -1,6 +1,6 @@
 /*
- * Discards on a block device that cannot punch holes: BLKDISCARD, a system call that waits, in steps
- * between which the loop serves others. devices/backend/disk_io.c and both engines.
+ * Discards on a block device that cannot punch holes: BLKDISCARD, a system call that waits, in
+ * steps between which the loop serves others. devices/backend/disk_io.c and both engines.
  *
  * The device is played by a file whose file system cannot punch holes either, and by an ioctl(2) of
  * this test's own (the linker's --wrap), which notes what it is asked for.
@@ -63,9 +63,9 @@ static void assert_one_call_since(unsigned int before)
 
 static int discard(struct disk *disk, uint64_t offset, uint64_t length)
 {
-	struct disk_request request = {
-		.operation = DISK_DISCARD, .offset_bytes = offset, .length_bytes = length
-	};
+	struct disk_request request = { .operation = DISK_DISCARD,
+					.offset_bytes = offset,
+					.length_bytes = length };
 	struct disk_request *done;
 	eventfd_t count;
 
@@ -90,8 +90,9 @@ static int discard(struct disk *disk, uint64_t offset, uint64_t length)
 
 Test(disk_discard, large_range_goes_in_steps_between_which_the_loop_turns)
 {
-	static const uint64_t lengths[] = { 512,	   4096,	    16 * MIB,
-					    16 * MIB + 512, 256 * MIB - 512, 256 * MIB };
+	static const uint64_t lengths[] = {
+		512, 4096, 16 * MIB, 16 * MIB + 512, 256 * MIB - 512, 256 * MIB
+	};
 	struct file file;
 
 	make_file(&file, DEVICE_BYTES);

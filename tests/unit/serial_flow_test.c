@@ -86,7 +86,7 @@ static void receive(void)
 		cr_assert_lt(driver.received, PASTE_BYTES);
 		driver.arrived[driver.received++] = (uint8_t)in(REG_DATA);
 		driver.in_line++;
-	} while (--limit && (in(REG_LSR) & LSR_DATA_READY));
+	} while (--limit && (in(REG_LSR)&LSR_DATA_READY));
 }
 
 /* Sends back what came in. */
@@ -100,7 +100,7 @@ static void send(void)
 
 static void handle_interrupt(void)
 {
-	while (!(in(REG_IIR_FCR) & IIR_NONE)) {
+	while (!(in(REG_IIR_FCR)&IIR_NONE)) {
 		unsigned int status = in(REG_LSR);
 
 		if (status & LSR_DATA_READY)
@@ -180,10 +180,11 @@ static void assert_somebody_is_awake(unsigned int run)
 {
 	struct epoll_event event;
 
-	cr_assert_eq(epoll_wait(rig.loop.epoll_fd, &event, 1, ASLEEP_MS), 1,
-		     "run %u: all sleep after %zu bytes in, %zu out; RTS %s, %u wait in the buffer and %u in the FIFO",
-		     run, driver.received, driver.sent, driver.throttled ? "down" : "up",
-		     rig.serial.input_count, rig.serial.registers.fifo_count);
+	cr_assert_eq(
+		epoll_wait(rig.loop.epoll_fd, &event, 1, ASLEEP_MS), 1,
+		"run %u: all sleep after %zu bytes in, %zu out; RTS %s, %u wait in the buffer and %u in the FIFO",
+		run, driver.received, driver.sent, driver.throttled ? "down" : "up",
+		rig.serial.input_count, rig.serial.registers.fifo_count);
 }
 
 static void paste_with_flow_control(unsigned int run)
