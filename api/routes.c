@@ -194,6 +194,21 @@ static int put_network_interface(struct api_call *call, struct error *err)
 	return result;
 }
 
+static int patch_network_interface(struct api_call *call, struct error *err)
+{
+	struct network_interface_update_config config = { 0 };
+	int result = parse_body(call, &config, err);
+
+	if (result == 0 && config.iface_id)
+		result = check_ids_agree(call, config.iface_id, err);
+	if (result == 0 && !changes_something(call->body, "iface_id"))
+		result = error_set(err, EINVAL, EMPTY_PATCH);
+	if (result == 0)
+		result = vmm_patch_network_interface(call->vmm, call->id, &config, err);
+	config_clear(&config_network_interface_update_object, &config);
+	return result;
+}
+
 static int put_serial(struct api_call *call, struct error *err)
 {
 	struct serial_config config = { 0 };
@@ -257,6 +272,8 @@ const struct api_route api_routes[] = {
 	  .partial = true },
 	{ HTTP_PUT, "/network-interfaces", put_network_interface, &config_network_interface_object,
 	  .has_id = true },
+	{ HTTP_PATCH, "/network-interfaces", patch_network_interface,
+	  &config_network_interface_update_object, .has_id = true, .partial = true },
 	{ HTTP_PUT, "/serial", put_serial, &config_serial_object },
 	{ HTTP_PUT, "/logger", put_logger, &config_logger_object },
 	{ HTTP_PUT, "/metrics", put_metrics, &config_metrics_object },

@@ -220,13 +220,14 @@ static void merge_bucket(bool *present, struct token_bucket_config *bucket,
 	*bucket = *present ? *update : (struct token_bucket_config) { 0 };
 }
 
-void config_rate_limiter_merge(struct rate_limiter_config *limiter,
+bool config_rate_limiter_merge(struct rate_limiter_config *limiter,
 			       const struct rate_limiter_config *update)
 {
 	if (update->has_bandwidth)
 		merge_bucket(&limiter->has_bandwidth, &limiter->bandwidth, &update->bandwidth);
 	if (update->has_ops)
 		merge_bucket(&limiter->has_ops, &limiter->ops, &update->ops);
+	return limiter->has_bandwidth || limiter->has_ops;
 }
 
 struct rate_limiter_config config_serial_limiter(const struct serial_config *serial)

@@ -105,16 +105,23 @@ static const struct config_field network_interface_fields[] = {
 	{ INTERFACE(mtu), .type = CONFIG_UINT, .nullable = true, .min = 68, .max = 65535,
 	  .zero_is_absent = true },
 	{ .name = "rx_rate_limiter",
-	  .type = CONFIG_REFUSED,
-	  .nullable = true,
-	  .refusal = "The field `rx_rate_limiter` is " CONFIG_NOT_YET "." },
+	  WITHIN(network_interface_config, rx_rate_limiter, config_rate_limiter_object) },
 	{ .name = "tx_rate_limiter",
-	  .type = CONFIG_REFUSED,
-	  .nullable = true,
-	  .refusal = "The field `tx_rate_limiter` is " CONFIG_NOT_YET "." },
+	  WITHIN(network_interface_config, tx_rate_limiter, config_rate_limiter_object) },
 };
 OBJECT(config_network_interface_object, "network-interfaces", network_interface_config,
        network_interface_fields);
+
+static const struct config_field network_interface_update_fields[] = {
+	{ .name = "iface_id", .type = CONFIG_STRING, .nullable = true,
+	  .offset = offsetof(struct network_interface_update_config, iface_id) },
+	{ .name = "rx_rate_limiter",
+	  WITHIN(network_interface_update_config, rx_rate_limiter, config_rate_limiter_object) },
+	{ .name = "tx_rate_limiter",
+	  WITHIN(network_interface_update_config, tx_rate_limiter, config_rate_limiter_object) },
+};
+OBJECT(config_network_interface_update_object, "network interface update",
+       network_interface_update_config, network_interface_update_fields);
 
 #define SERIAL(member) .name = #member, .offset = offsetof(struct serial_config, member)
 static const struct config_field serial_fields[] = {

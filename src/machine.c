@@ -373,10 +373,15 @@ void machine_set_counter(json_t *object, const char *name, uint64_t value)
 	json_object_set_new(object, name, json_integer((json_int_t)value));
 }
 
-static void collect_limiter(const struct rate_limiter_metrics *limiter, json_t *object)
+void machine_collect_limiter(const struct rate_limiter_metrics *limiter, const char *prefix,
+			     json_t *object)
 {
-	machine_set_counter(object, "rate_limiter_throttled_events", limiter->throttled);
-	machine_set_counter(object, "rate_limiter_event_count", limiter->events);
+	char name[64];
+
+	snprintf(name, sizeof(name), "%srate_limiter_throttled_events", prefix);
+	machine_set_counter(object, name, limiter->throttled);
+	snprintf(name, sizeof(name), "%srate_limiter_event_count", prefix);
+	machine_set_counter(object, name, limiter->events);
 }
 
 static void collect_drive(struct machine_drive *drive, json_t *metrics)
@@ -405,7 +410,7 @@ static void collect_drive(struct machine_drive *drive, json_t *metrics)
 	machine_set_counter(object, "interrupt_count", transport->interrupts);
 	machine_set_counter(object, "reset_count", transport->resets);
 	machine_set_counter(object, "needs_reset_count", transport->needs_reset);
-	collect_limiter(virtio_block_limiter_metrics(drive->block), object);
+	machine_collect_limiter(virtio_block_limiter_metrics(drive->block), "", object);
 	snprintf(name, sizeof(name), "block_%s", drive->id);
 	json_object_set_new(metrics, name, object);
 }
@@ -417,7 +422,7 @@ void machine_collect_metrics(struct machine *machine, json_t *metrics)
 	machine_set_counter(uart, "write_count", machine->serial.metrics.tx_bytes);
 	machine_set_counter(uart, "read_count", machine->serial.metrics.rx_bytes);
 	machine_set_counter(uart, "dropped_count", machine->serial.metrics.dropped_bytes);
-	collect_limiter(console_limiter_metrics(&machine->console), uart);
+	machine_collect_limiter(console_limiter_metrics(&machine->console), "", uart);
 	json_object_set_new(metrics, "uart", uart);
 	machine_set_counter(i8042, "reset_count", machine->i8042.metrics.resets);
 	machine_set_counter(i8042, "ctrl_alt_del_count", machine->i8042.metrics.ctrl_alt_dels);

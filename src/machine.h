@@ -39,6 +39,8 @@ int machine_swap_drive(struct machine *machine, unsigned int drive_index,
 /* Changes the buckets that `update` has. */
 void machine_limit_drive(struct machine *machine, unsigned int drive_index,
 			 const struct rate_limiter_config *update);
+void machine_limit_interface(struct machine *machine, unsigned int interface_index,
+			     const struct network_interface_update_config *update);
 
 /* The devices' counters, as members of `metrics`. */
 void machine_collect_metrics(struct machine *machine, json_t *metrics);

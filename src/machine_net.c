@@ -33,6 +33,7 @@ int machine_open_taps(struct machine *machine, const struct vm_config *config, s
 
 static int add_interface(struct machine *machine, unsigned int index, struct error *err)
 {
+	const struct network_interface_config *config = &machine->request.config->interfaces[index];
 	struct machine_interface *interface = &machine->interfaces[index];
 	struct virtio_net_options options = {
 		.iface_id = interface->id,
@@ -44,6 +45,10 @@ static int add_interface(struct machine *machine, unsigned int index, struct err
 	};
 	int result;
 
+	if (config->has_rx_rate_limiter)
+		options.rx_rate_limiter = &config->rx_rate_limiter;
+	if (config->has_tx_rate_limiter)
+		options.tx_rate_limiter = &config->tx_rate_limiter;
 	memcpy(options.mac, interface->mac, sizeof(options.mac));
 	interface->interrupt_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (interface->interrupt_fd < 0)
@@ -77,6 +82,15 @@ void machine_destroy_interfaces(struct machine *machine)
 	}
 }
 
+void machine_limit_interface(struct machine *machine, unsigned int interface_index,
+			     const struct network_interface_update_config *update)
+{
+	struct virtio_net *net = machine->interfaces[interface_index].net;
+
+	virtio_net_set_limits(net, update->has_rx_rate_limiter ? &update->rx_rate_limiter : NULL,
+			      update->has_tx_rate_limiter ? &update->tx_rate_limiter : NULL);
+}
+
 static void collect_interface(struct machine_interface *interface, json_t *metrics)
 {
 	const struct virtio_net_metrics *net = virtio_net_metrics(interface->net);
@@ -101,6 +115,8 @@ static void collect_interface(struct machine_interface *interface, json_t *metri
 	machine_set_counter(object, "interrupt_count", transport->interrupts);
 	machine_set_counter(object, "reset_count", transport->resets);
 	machine_set_counter(object, "needs_reset_count", transport->needs_reset);
+	machine_collect_limiter(virtio_net_rx_limiter_metrics(interface->net), "rx_", object);
+	machine_collect_limiter(virtio_net_tx_limiter_metrics(interface->net), "tx_", object);
 	snprintf(name, sizeof(name), "net_%s", interface->id);
 	json_object_set_new(metrics, name, object);
 }

@@ -58,6 +58,10 @@ int machine_wire_virtio(struct machine *machine, struct virtio_mmio *mmio, int i
 
 void machine_set_counter(json_t *object, const char *name, uint64_t value);
 
+/* The names begin with `prefix`. */
+void machine_collect_limiter(const struct rate_limiter_metrics *limiter, const char *prefix,
+			     json_t *object);
+
 /* Nothing open yet, for as many as the configuration says. */
 void machine_init_interfaces(struct machine *machine);
 int machine_open_taps(struct machine *machine, const struct vm_config *config, struct error *err);

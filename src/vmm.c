@@ -206,9 +206,14 @@ static int check_drive(const struct vmm *vmm, const struct drive_config *config,
 	return disk_check(config, err);
 }
 
-static bool has_buckets(const struct rate_limiter_config *limiter)
+/* Buckets that limit nothing are not there: so they are after a PATCH. */
+static void normalize_limiter(bool *present, struct rate_limiter_config *limiter)
 {
-	return limiter->has_bandwidth || limiter->has_ops;
+	struct rate_limiter_config given = *limiter;
+
+	*limiter = (struct rate_limiter_config) { 0 };
+	if (*present)
+		*present = config_rate_limiter_merge(limiter, &given);
 }
 
 int vmm_set_drive(struct vmm *vmm, const struct drive_config *config, struct error *err)
@@ -223,11 +228,7 @@ int vmm_set_drive(struct vmm *vmm, const struct drive_config *config, struct err
 		result = error_set(err, ENOMEM, "no memory for drive %s", config->drive_id);
 	if (result < 0)
 		return result;
-	/* Buckets that limit nothing are not there: so they are after a PATCH. */
-	drive->rate_limiter = (struct rate_limiter_config) { 0 };
-	if (config->has_rate_limiter)
-		config_rate_limiter_merge(&drive->rate_limiter, &config->rate_limiter);
-	drive->has_rate_limiter = has_buckets(&drive->rate_limiter);
+	normalize_limiter(&drive->has_rate_limiter, &drive->rate_limiter);
 	if (index == vmm->config.drive_count)
 		vmm->config.drive_count++;
 	return 0;
@@ -290,6 +291,8 @@ int vmm_set_network_interface(struct vmm *vmm, const struct network_interface_co
 		config_clear(&config_network_interface_object, &complete);
 		return result;
 	}
+	normalize_limiter(&complete.has_rx_rate_limiter, &complete.rx_rate_limiter);
+	normalize_limiter(&complete.has_tx_rate_limiter, &complete.tx_rate_limiter);
 	config_clear(&config_network_interface_object, &vmm->config.interfaces[index]);
 	vmm->config.interfaces[index] = complete;
 	if (index == vmm->config.interface_count)
@@ -460,10 +463,32 @@ int vmm_patch_drive(struct vmm *vmm, const char *drive_id, const struct drive_up
 	/* Behind what can be refused: a refused PATCH changes nothing. */
 	if (result == 0 && update->has_rate_limiter) {
 		machine_limit_drive(vmm->machine, index, &update->rate_limiter);
-		config_rate_limiter_merge(&drive->rate_limiter, &update->rate_limiter);
-		drive->has_rate_limiter = has_buckets(&drive->rate_limiter);
+		drive->has_rate_limiter =
+			config_rate_limiter_merge(&drive->rate_limiter, &update->rate_limiter);
 	}
 	return result;
+}
+
+int vmm_patch_network_interface(struct vmm *vmm, const char *iface_id,
+				const struct network_interface_update_config *update,
+				struct error *err)
+{
+	unsigned int index = find_interface(&vmm->config, iface_id);
+	struct network_interface_config *interface = &vmm->config.interfaces[index];
+	int result = need_started(vmm, err);
+
+	if (result < 0)
+		return result;
+	if (index == vmm->config.interface_count)
+		return error_set(err, ENOENT, "there is no network interface %s", iface_id);
+	machine_limit_interface(vmm->machine, index, update);
+	if (update->has_rx_rate_limiter)
+		interface->has_rx_rate_limiter = config_rate_limiter_merge(
+			&interface->rx_rate_limiter, &update->rx_rate_limiter);
+	if (update->has_tx_rate_limiter)
+		interface->has_tx_rate_limiter = config_rate_limiter_merge(
+			&interface->tx_rate_limiter, &update->tx_rate_limiter);
+	return 0;
 }
 
 static void on_end(void *context, int exit_code)

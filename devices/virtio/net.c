@@ -5,8 +5,9 @@
  * (net_transmit.c), a bounded number in each turn of the loop, and ends each turn with one look at
  * whether the guest wants an interrupt. The TAP is waited for only while something can be done
  * about it: for reading while the guest has buffers, for writing while a frame is held or the TAP
- * is down. All that touches guest memory happens under the device's lock, within a system call that
- * does not wait, so that a reset has nothing to wait for.
+ * is down. Where a rate limit is reached, frames stay in the TAP, or in the ring, until the
+ * limiter's timer. All that touches guest memory happens under the device's lock, within a system
+ * call that does not wait, so that a reset has nothing to wait for.
  */
 #include <stdio.h>
 #include <string.h>
@@ -77,7 +78,7 @@ static void watch_tap(struct virtio_net *net)
 	bool live = virtio_mmio_is_live(&net->mmio);
 	uint32_t events = 0;
 
-	if (live && !net->rx.starved)
+	if (live && !net->rx.starved && !net->rx_limited)
 		events |= EPOLLIN;
 	if (live && (net->tx.held || !net->config.status))
 		events |= EPOLLOUT;
@@ -101,6 +102,24 @@ static void handle_tap(struct loop_source *source, uint32_t events)
 	}
 	watch_tap(net);
 	virtio_mmio_unlock(&net->mmio);
+}
+
+static void handle_rx_limit_over(struct rate_limiter *limiter)
+{
+	struct virtio_net *net = container_of(limiter, struct virtio_net, rx_limiter);
+
+	virtio_mmio_lock(&net->mmio);
+	net->rx_limited = false;
+	watch_tap(net);
+	virtio_mmio_unlock(&net->mmio);
+}
+
+/* Takes what waits in the ring, if the device is live by now. */
+static void handle_tx_limit_over(struct rate_limiter *limiter)
+{
+	struct virtio_net *net = container_of(limiter, struct virtio_net, tx_limiter);
+
+	virtio_mmio_notify_later(&net->mmio, NET_TX_QUEUE);
 }
 
 static void notify(struct virtio_mmio *mmio, unsigned int queue)
@@ -233,6 +252,10 @@ int virtio_net_create(struct virtio_net **out, const struct virtio_net_options *
 		free(net);
 		return result;
 	}
+	rate_limiter_init(&net->rx_limiter, options->loop, handle_rx_limit_over,
+			  options->rx_rate_limiter);
+	rate_limiter_init(&net->tx_limiter, options->loop, handle_tx_limit_over,
+			  options->tx_rate_limiter);
 	tap->fd = -1;
 	*out = net;
 	return 0;
@@ -242,6 +265,8 @@ void virtio_net_destroy(struct virtio_net *net)
 {
 	if (!net)
 		return;
+	rate_limiter_destroy(&net->rx_limiter);
+	rate_limiter_destroy(&net->tx_limiter);
 	loop_remove(net->mmio.loop, &net->tap_source);
 	virtio_mmio_destroy(&net->mmio);
 	tap_close(&net->tap);
@@ -256,4 +281,23 @@ struct virtio_mmio *virtio_net_transport(struct virtio_net *net)
 const struct virtio_net_metrics *virtio_net_metrics(const struct virtio_net *net)
 {
 	return &net->metrics;
+}
+
+const struct rate_limiter_metrics *virtio_net_rx_limiter_metrics(const struct virtio_net *net)
+{
+	return &net->rx_limiter.metrics;
+}
+
+const struct rate_limiter_metrics *virtio_net_tx_limiter_metrics(const struct virtio_net *net)
+{
+	return &net->tx_limiter.metrics;
+}
+
+void virtio_net_set_limits(struct virtio_net *net, const struct rate_limiter_config *rx,
+			   const struct rate_limiter_config *tx)
+{
+	if (rx)
+		rate_limiter_change(&net->rx_limiter, rx);
+	if (tx)
+		rate_limiter_change(&net->tx_limiter, tx);
 }

@@ -81,6 +81,8 @@ struct virtio_net {
 	struct virtio_net_config config;
 	struct virtio_net_metrics metrics;
 	struct log_limit log_limit;
+	struct rate_limiter rx_limiter, tx_limiter;
+	bool rx_limited; /* a frame waits in the TAP until rx_limiter's timer */
 	struct net_receive rx;
 	struct net_transmit tx;
 };

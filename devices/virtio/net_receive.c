@@ -251,6 +251,8 @@ static bool read_frame(struct virtio_net *net, uint64_t *turn_bytes)
 	if (length < 0)
 		return survive_failure(net, (int)-length);
 	*turn_bytes += (uint64_t)length;
+	rate_limiter_take(&net->rx_limiter, 1,
+			  length > TAP_HEADER_BYTES ? (uint64_t)length - TAP_HEADER_BYTES : 0);
 	take_frame(net, (uint64_t)length);
 	return true;
 }
@@ -267,6 +269,12 @@ static bool ask_for_buffers(struct virtio_net *net)
 	net->rx.starved = true;
 	counter_add(&net->metrics.rx_waits, 1);
 	return false;
+}
+
+static void wait_for_limit(struct virtio_net *net)
+{
+	net->rx_limited = true;
+	rate_limiter_wait(&net->rx_limiter);
 }
 
 void net_receive(struct virtio_net *net)
@@ -287,6 +295,12 @@ void net_receive(struct virtio_net *net)
 		/* The pending frame may have taken the last buffers. */
 		if (rx->count == 0)
 			continue;
+		if (!rate_limiter_admits(&net->rx_limiter)) {
+			/* After others, it is not known yet whether there is one more. */
+			if (frames == 0)
+				wait_for_limit(net);
+			break;
+		}
 		if (!read_frame(net, &bytes))
 			break;
 		frames++;

@@ -132,15 +132,21 @@ static void send_frame(struct virtio_net *net)
 	drop_frame(net, &net->metrics.tap_write_fails);
 }
 
-/* Until there is no frame, the TAP has no room, or the turn's work is done: true for that. */
+/*
+ * Until there is no frame, the TAP has no room, a limit is reached, or the turn's work is done:
+ * true for that. A frame that is held was let through already.
+ */
 static bool send_frames(struct virtio_net *net)
 {
 	unsigned int frames = 0;
 	uint64_t bytes = 0;
 
 	while (frames < NET_TURN_FRAMES && bytes < NET_TURN_BYTES) {
-		int taken = net->tx.held ? 1 : take_frame(net);
+		int taken;
 
+		if (!net->tx.held && !rate_limiter_admits(&net->tx_limiter))
+			return false;
+		taken = net->tx.held ? 1 : take_frame(net);
 		if (taken == 1)
 			send_frame(net);
 		else if (taken == -EBADMSG)
@@ -151,6 +157,7 @@ static bool send_frames(struct virtio_net *net)
 			return false;
 		frames++;
 		bytes += net->tx.bytes;
+		rate_limiter_take(&net->tx_limiter, 1, taken == 1 ? net->tx.bytes : 0);
 	}
 	return true;
 }
@@ -169,7 +176,11 @@ void net_transmit(struct virtio_net *net)
 		/* What is held goes on when the TAP has room. */
 		if (more || net->tx.held || !virtio_mmio_is_live(&net->mmio))
 			return;
-	} while (virtqueue_enable_notify(queue));
+		if (!virtqueue_enable_notify(queue))
+			return;
+	} while (rate_limiter_admits(&net->tx_limiter));
+	virtqueue_disable_notify(queue);
+	rate_limiter_wait(&net->tx_limiter);
 }
 
 void net_transmit_stop(struct virtio_net *net)

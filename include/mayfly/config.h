@@ -105,6 +105,8 @@ struct network_interface_config {
 	char *host_dev_name; /* a TAP */
 	char *guest_mac;     /* NULL: one is made up when the interface is configured */
 	uint64_t mtu;	     /* 0: the guest is told none */
+	bool has_rx_rate_limiter, has_tx_rate_limiter;
+	struct rate_limiter_config rx_rate_limiter, tx_rate_limiter; /* as the guest sees it */
 };
 
 struct serial_config {
@@ -140,6 +142,13 @@ struct drive_update_config {
 	char *path_on_host; /* NULL: no change */
 	bool has_rate_limiter;
 	struct rate_limiter_config rate_limiter; /* its buckets that are absent stay as they are */
+};
+
+/* PATCH of a network interface. */
+struct network_interface_update_config {
+	char *iface_id; /* NULL: the path of the request says it */
+	bool has_rx_rate_limiter, has_tx_rate_limiter;
+	struct rate_limiter_config rx_rate_limiter, tx_rate_limiter; /* as in a PATCH of a drive */
 };
 
 /* All of a microVM: what the config file holds and GET /vm/config answers. */
@@ -206,6 +215,7 @@ extern const struct config_object config_machine_object;
 extern const struct config_object config_drive_object;
 extern const struct config_object config_drive_update_object;
 extern const struct config_object config_network_interface_object;
+extern const struct config_object config_network_interface_update_object;
 extern const struct config_object config_serial_object;
 extern const struct config_object config_rate_limiter_object;
 extern const struct config_object config_token_bucket_object;
@@ -272,8 +282,9 @@ int config_complete_mac(struct network_interface_config *interface, struct error
 
 /*
  * The buckets of `update` take the place of those in `limiter`; one that limits nothing goes away.
+ * Returns whether there are any.
  */
-void config_rate_limiter_merge(struct rate_limiter_config *limiter,
+bool config_rate_limiter_merge(struct rate_limiter_config *limiter,
 			       const struct rate_limiter_config *update);
 
 /* What limits the serial port's output, in whichever form it was given. */

@@ -6,6 +6,7 @@
 #ifndef MAYFLY_VIRTIO_NET_H
 #define MAYFLY_VIRTIO_NET_H
 
+#include "mayfly/rate_limiter.h"
 #include "mayfly/tap.h"
 #include "mayfly/virtio_mmio.h"
 
@@ -38,6 +39,8 @@ struct virtio_net_options {
 	struct loop *loop;
 	struct log *log;
 	int interrupt_fd; /* an eventfd, borrowed */
+	/* For this call; NULL: no limits. */
+	const struct rate_limiter_config *rx_rate_limiter, *tx_rate_limiter;
 };
 
 /*
@@ -54,5 +57,14 @@ void virtio_net_destroy(struct virtio_net *net);
 struct virtio_mmio *virtio_net_transport(struct virtio_net *net);
 
 const struct virtio_net_metrics *virtio_net_metrics(const struct virtio_net *net);
+const struct rate_limiter_metrics *virtio_net_rx_limiter_metrics(const struct virtio_net *net);
+const struct rate_limiter_metrics *virtio_net_tx_limiter_metrics(const struct virtio_net *net);
+
+/*
+ * Changes the limits of a running device: see rate_limiter_change(). NULL leaves a direction alone.
+ * A frame is an operation, and has as many bytes as go over the TAP without the header of virtio.
+ */
+void virtio_net_set_limits(struct virtio_net *net, const struct rate_limiter_config *rx,
+			   const struct rate_limiter_config *tx);
 
 #endif

@@ -85,6 +85,11 @@ int vmm_set_all(struct vmm *vmm, const struct vm_config *config, struct error *e
 int vmm_patch_drive(struct vmm *vmm, const char *drive_id, const struct drive_update_config *update,
 		    struct error *err);
 
+/* Changes the buckets of an interface's rate limiters; `update->iface_id` is not looked at. */
+int vmm_patch_network_interface(struct vmm *vmm, const char *iface_id,
+				const struct network_interface_update_config *update,
+				struct error *err);
+
 int vmm_start(struct vmm *vmm, struct error *err);
 int vmm_pause(struct vmm *vmm, struct error *err);
 int vmm_resume(struct vmm *vmm, struct error *err);

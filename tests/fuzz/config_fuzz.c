@@ -13,6 +13,8 @@ union any_config {
 	struct machine_config machine;
 	struct drive_config drive;
 	struct drive_update_config drive_update;
+	struct network_interface_config interface;
+	struct network_interface_update_config interface_update;
 	struct serial_config serial;
 	struct logger_config logger;
 	struct metrics_config metrics;
@@ -97,7 +99,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const struct config_object *const objects[] = {
 		&config_boot_source_object, &config_machine_object, &config_drive_object,
-		&config_drive_update_object, &config_serial_object, &config_logger_object,
+		&config_drive_update_object, &config_network_interface_object,
+		&config_network_interface_update_object, &config_serial_object, &config_logger_object,
 		&config_metrics_object, &config_action_object, &config_vm_state_object,
 	};
 	struct error err = { 0 };

@@ -22,6 +22,7 @@ SCHEMAS = {
     "drives": "Drive",
     "drive update": "DriveUpdate",
     "network-interfaces": "NetworkInterface",
+    "network interface update": "NetworkInterfaceUpdate",
     "rate limiter": "RateLimiter",
     "token bucket": "TokenBucket",
     "serial": "Serial",
@@ -137,7 +138,7 @@ def compare(description, schema_name, fields, patch=False):
 
 @pytest.mark.parametrize("table, schema", SCHEMAS.items())
 def test_every_table_is_described_field_by_field(description, tables, table, schema):
-    compare(description, schema, tables["objects"][table], patch=table == "drive update")
+    compare(description, schema, tables["objects"][table], patch=table.endswith(" update"))
 
 
 def test_partial_machine_is_described_field_by_field(description, tables):
@@ -253,7 +254,10 @@ BODIES = {
                                        {"rate_limiter": {"ops": BUCKET}}],
     # No TAP: none is made in the network of the machine that tests.
     ("put", "/network-interfaces/{iface_id}"): [{"iface_id": "id", "host_dev_name": "lo", "mtu": 1500,
-                                                 "guest_mac": "06:00:AC:10:00:02", "tx_rate_limiter": None}],
+                                                 "guest_mac": "06:00:AC:10:00:02", "tx_rate_limiter": None,
+                                                 "rx_rate_limiter": {"ops": BUCKET}}],
+    ("patch", "/network-interfaces/{iface_id}"): [{"iface_id": "id", "rx_rate_limiter": {"ops": BUCKET}},
+                                                   {"tx_rate_limiter": {"bandwidth": BUCKET}}],
     ("put", "/serial"): [{"serial_out_path": "OUT"}, {}, {"rate_limiter": BUCKET},
                          {"rate_limiter": {"bandwidth": BUCKET}}],
     ("put", "/logger"): [{"level": "Info", "show_level": True}, {}],

@@ -78,6 +78,7 @@ int main(void)
 	struct action_config action = { ACTION_INSTANCE_START };
 	struct vm_state_config state = { VM_STATE_PAUSED };
 	struct drive_update_config drive_update = { 0 };
+	struct network_interface_update_config interface_update = { 0 };
 	struct rate_limiter_config rate_limiter = { 0 };
 	struct token_bucket_config token_bucket = { 0 };
 	struct machine_config machine;
@@ -91,6 +92,7 @@ int main(void)
 	dump_object(objects, &config_drive_object, &drive);
 	dump_object(objects, &config_drive_update_object, &drive_update);
 	dump_object(objects, &config_network_interface_object, &zero.interfaces[0]);
+	dump_object(objects, &config_network_interface_update_object, &interface_update);
 	dump_object(objects, &config_rate_limiter_object, &rate_limiter);
 	dump_object(objects, &config_token_bucket_object, &token_bucket);
 	dump_object(objects, &config_serial_object, &zero.serial);

@@ -138,10 +138,12 @@ Test(config_vm, network_interfaces_go_in_and_out)
 {
 	static const char text[] =
 		"{\"network-interfaces\":[{\"iface_id\":\"eth0\",\"host_dev_name\":\"tap0\","
-		"\"guest_mac\":\"06:00:ac:10:00:02\",\"mtu\":9000,\"rx_rate_limiter\":null},"
+		"\"guest_mac\":\"06:00:ac:10:00:02\",\"mtu\":9000,\"rx_rate_limiter\":null,"
+		"\"tx_rate_limiter\":{\"ops\":{\"size\":1,\"refill_time\":2}}},"
 		"{\"iface_id\":\"eth1\",\"host_dev_name\":\"tap1\",\"mtu\":null}]}";
 	static const char expected[] = "[{\"iface_id\":\"eth0\",\"host_dev_name\":\"tap0\","
-				       "\"guest_mac\":\"06:00:ac:10:00:02\",\"mtu\":9000},"
+				       "\"guest_mac\":\"06:00:ac:10:00:02\",\"mtu\":9000,\"tx_rate_limiter\":"
+				       "{\"ops\":{\"size\":1,\"refill_time\":2,\"one_time_burst\":0}}},"
 				       "{\"iface_id\":\"eth1\",\"host_dev_name\":\"tap1\"}]";
 	struct vm_config config;
 	struct error err = { 0 };
@@ -163,9 +165,8 @@ Test(config_vm, network_interfaces_go_in_and_out)
 	assert_refused("{\"network-interfaces\":[{\"iface_id\":\"a\",\"host_dev_name\":\"t\",\"mtu\":0}]}",
 		       "section `network-interfaces`, entry 0: The value of `mtu` is 0: it must be from 68 to 65535.");
 	assert_refused("{\"network-interfaces\":[{\"iface_id\":\"a\",\"host_dev_name\":\"t\","
-		       "\"tx_rate_limiter\":{}}]}",
-		       "section `network-interfaces`, entry 0: The field `tx_rate_limiter` is not supported by this "
-		       "version of Mayfly.");
+		       "\"tx_rate_limiter\":{\"ops\":{\"size\":1}}}]}",
+		       "section `network-interfaces`, entry 0: tx_rate_limiter.ops: missing field `refill_time`");
 }
 
 Test(config_vm, more_drives_than_interrupt_lines_are_refused)

@@ -208,6 +208,24 @@ Test(routes, rate_limiters_of_drives_are_changed)
 		       DESERIALIZE "rate_limiter.ops: missing field `refill_time`");
 }
 
+Test(routes, rate_limiters_of_interfaces_are_changed)
+{
+	assert_done("PATCH", "/network-interfaces/eth0",
+		    "{\"iface_id\":\"eth0\",\"rx_rate_limiter\":{\"bandwidth\":{\"size\":5,\"refill_time\":6}}}",
+		    "patch_interface eth0\nrx bandwidth 5 6 0\n");
+	assert_done("PATCH", "/network-interfaces/eth0",
+		    "{\"tx_rate_limiter\":{\"ops\":{\"size\":0,\"refill_time\":0}},\"rx_rate_limiter\":null}",
+		    "patch_interface eth0\ntx ops 0 0 0\n");
+	assert_refused("PATCH", "/network-interfaces/eth0", "{\"iface_id\":\"eth0\"}", "Empty PATCH request.");
+	assert_refused("PATCH", "/network-interfaces/eth0", "{\"iface_id\":\"eth1\",\"tx_rate_limiter\":{}}",
+		       "The id from the path does not match the id from the body!");
+	assert_refused("PATCH", "/network-interfaces/eth0", "{\"host_dev_name\":\"tap0\"}",
+		       DESERIALIZE "unknown field `host_dev_name`, expected one of `iface_id`, `rx_rate_limiter`, "
+				   "`tx_rate_limiter`");
+	assert_refused("PATCH", "/network-interfaces/eth0", "{\"tx_rate_limiter\":{\"ops\":{\"size\":\"5\"}}}",
+		       DESERIALIZE "tx_rate_limiter.ops: missing field `refill_time`");
+}
+
 Test(routes, ids_are_checked)
 {
 	static const char mismatch[] = "The id from the path does not match the id from the body!";

@@ -143,6 +143,18 @@ int vmm_patch_drive(struct vmm *vmm, const char *drive_id, const struct drive_up
 	return result;
 }
 
+int vmm_patch_network_interface(struct vmm *vmm, const char *iface_id,
+				const struct network_interface_update_config *update, struct error *err)
+{
+	int result = note(vmm, err, "patch_interface %s\n", iface_id);
+
+	if (result == 0 && update->rx_rate_limiter.has_bandwidth)
+		result = note_bucket(vmm, err, "rx bandwidth", &update->rx_rate_limiter.bandwidth);
+	if (result == 0 && update->tx_rate_limiter.has_ops)
+		result = note_bucket(vmm, err, "tx ops", &update->tx_rate_limiter.ops);
+	return result;
+}
+
 int vmm_start(struct vmm *vmm, struct error *err)
 {
 	return note(vmm, err, "start\n");
