@@ -166,14 +166,14 @@ def check_fuzz():
 
 def check_lint():
     folder = build("lint", "build-clang", "-Dwerror=true", "-Dtests=enabled", compiler="clang")
-    sources = sorted(str(path.relative_to(REPOSITORY)) for room in ("src", "devices", "api")
+    sources = sorted(str(path.relative_to(REPOSITORY)) for room in ("src", "devices", "api", "tests/guests")
                      for path in (REPOSITORY / room).rglob("*.c"))
     result = Result()
     for name, command in {
             "cppcheck": ["cppcheck", "--quiet", "--error-exitcode=1", "--inline-suppr", "--std=c11", "-j2",
                          "--enable=warning,performance,portability", "--suppress=missingIncludeSystem",
                          "--suppress=memleak",  # it does not know the cleanup attribute
-                         "-Iinclude", "-D_GNU_SOURCE", "-D__x86_64__", *sources],
+                         "-Iinclude", "-Itests/guests/kit", "-D_GNU_SOURCE", "-D__x86_64__", *sources],
             "clang-tidy": ["clang-tidy", "--quiet", "-p", folder, *sources],
             "mandoc": ["mandoc", "-T", "lint", "-W", "warning", "docs/mayfly.1"]}.items():
         if run("lint", command) == 0:

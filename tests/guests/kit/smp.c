@@ -7,7 +7,8 @@
 #define COMMAND_INIT	0x4500	  /* assert */
 #define COMMAND_STARTUP 0x4600
 
-extern const uint8_t trampoline[], trampoline_end[];
+extern const uint8_t trampoline[];
+extern const uint64_t trampoline_bytes;
 void smp_entry(void);
 
 /* What the CPU that starts finds; one at a time. */
@@ -44,7 +45,7 @@ bool cpu_start(uint32_t index, uint32_t apic_id_of_cpu, void (*function)(void *a
 	       void *argument, uint64_t patience)
 {
 	interrupts_init();
-	memcpy((void *)TRAMPOLINE, trampoline, (size_t)(trampoline_end - trampoline));
+	memcpy((void *)TRAMPOLINE, trampoline, trampoline_bytes);
 	smp_stack = (uintptr_t)cpu_areas[index] + CPU_AREA_BYTES;
 	starting.index = index;
 	starting.function = function;

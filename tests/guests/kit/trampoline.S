@@ -14,7 +14,10 @@
 #define EFER_LME 0x100
 
 	.section .rodata, "a"
-	.globl trampoline, trampoline_end
+	.globl trampoline, trampoline_bytes
+	.balign 8
+trampoline_bytes:
+	.quad trampoline_end - trampoline
 	.code16
 trampoline:
 	cli

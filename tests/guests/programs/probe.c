@@ -16,7 +16,7 @@
 
 #define LINE_BYTES	512
 #define ARGUMENTS_MAX	3
-#define CHUNK_SECTORS	64
+#define CHUNK_SECTORS	64UL
 #define WORDS_IN_SECTOR (BLOCK_SECTOR_BYTES / sizeof(uint64_t))
 #define CPU_PATIENCE	20000000000ULL /* ticks: several seconds */
 #define CPU_WORK	100000

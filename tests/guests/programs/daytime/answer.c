@@ -23,13 +23,16 @@ struct packet {
 
 static void two_digits(char *out, unsigned int value, char pad)
 {
-	out[0] = value < 10 ? pad : (char)('0' + value / 10);
+	out[0] = (char)('0' + value / 10);
+	if (value < 10)
+		out[0] = pad;
 	out[1] = (char)('0' + value % 10);
 }
 
 /* Civil date of a day number, in years that begin in March, so that leap days come last. */
 void daytime_text(uint64_t seconds, char text[DAYTIME_TEXT_BYTES])
 {
+	static const char pattern[] = "Ddd Mmm dd hh:mm:ss yyyy\r\n";
 	static const char days[] = "ThuFriSatSunMonTueWed";
 	static const char months[] = "MarAprMayJunJulAugSepOctNovDecJanFeb";
 	uint64_t day = seconds / 86400, left = seconds % 86400;
@@ -39,7 +42,8 @@ void daytime_text(uint64_t seconds, char text[DAYTIME_TEXT_BYTES])
 	uint64_t of_year = of_era - (365 * year + year / 4 - year / 100);
 	uint64_t month = (5 * of_year + 2) / 153;
 
-	memcpy(text, "Ddd Mmm dd hh:mm:ss yyyy\r\n", DAYTIME_TEXT_BYTES);
+	/* On the wire there is no NUL. */
+	memcpy(text, pattern, DAYTIME_TEXT_BYTES); /* NOLINT(bugprone-not-null-terminated-result) */
 	memcpy(text, &days[3 * (day % 7)], 3);
 	memcpy(text + 4, &months[3 * month], 3);
 	two_digits(text + 8, (unsigned int)(of_year - (153 * month + 2) / 5 + 1), ' ');
