@@ -43,12 +43,21 @@ def seconds_of(text):
     return calendar.timegm(time.strptime(text.decode().strip(), "%a %b %d %H:%M:%S %Y"))
 
 
-def ask_udp(net, data=b""):
+def ask_udp(net, data=b"", times=10):
+    """Asks again when no answer comes: a datagram may be lost, behind a full queue of the TAP."""
     with net.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.sendto(data, SERVER)
-        text, sender = client.recvfrom(2048)
-        assert sender == SERVER
-        return text
+        client.settimeout(scaled(2))
+        while True:
+            client.sendto(data, SERVER)
+            try:
+                text, sender = client.recvfrom(2048)
+            except TimeoutError:
+                times -= 1
+                if times == 0:
+                    raise
+                continue
+            assert sender == SERVER
+            return text
 
 
 def ask_tcp(net):
@@ -106,7 +115,7 @@ class TestLife:
     def test_it_ends_after_as_many_answers_as_asked_for(self, workshop, net, protocol):
         guest = boot(workshop, net, "requests=2 time=4102444800", protocol)
         for ask in (ask_udp, ask_tcp):
-            assert seconds_of(ask(net)) - 4102444800 in range(60)
+            assert seconds_of(ask(net)) - 4102444800 in range(600)
         guest.finish()
         assert guest.result("frames")["times"] == 2
 
