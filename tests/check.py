@@ -152,11 +152,14 @@ def check_clang():
 def check_sanitize():
     folder = build("sanitize", "build-sanitize", "-Dwerror=true", "-Dtests=enabled", "-Db_sanitize=address,undefined",
                    "-Db_lundef=false")
-    return meson_tests("sanitize", folder, "unit",
-                       {"UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
-                        # Tests of crashes need the signals themselves.
-                        "ASAN_OPTIONS": "detect_leaks=1:handle_segv=0:handle_sigbus=0:handle_sigill=0:handle_sigfpe=0:"
-                                        "handle_abort=0"})
+    environment = {"UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+                   # Tests of crashes need the signals themselves.
+                   "ASAN_OPTIONS": "detect_leaks=1:handle_segv=0:handle_sigbus=0:handle_sigill=0:handle_sigfpe=0:"
+                                   "handle_abort=0"}
+    result = meson_tests("sanitize", folder, "unit", environment)
+    result.add(pytest_part("sanitize-hostile", ["tests/integration/test_hostile.py", "-m", "not emulated_host",
+                                                "--mayfly", folder / "mayfly"], environment=environment))
+    return result
 
 
 def check_fuzz():
@@ -252,7 +255,8 @@ def check_emulated():
 PARTS = {
     "unit": (check_unit, "build with gcc, unit tests"),
     "clang": (check_clang, "build with clang"),
-    "sanitize": (check_sanitize, "unit tests under AddressSanitizer and UndefinedBehaviorSanitizer"),
+    "sanitize": (check_sanitize, "unit tests and the hostile guest under AddressSanitizer and "
+                                 "UndefinedBehaviorSanitizer"),
     "fuzz": (check_fuzz, "each fuzzer: its corpus, then a fixed number of executions"),
     "lint": (check_lint, "cppcheck, clang-tidy, the manual page"),
     "native": (check_native, "integration tests on this machine"),
