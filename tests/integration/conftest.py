@@ -14,7 +14,7 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from harness import kernels  # noqa: E402
+from harness import kernels, namespaces  # noqa: E402
 from harness.workshop import Workshop  # noqa: E402
 
 pytest_plugins = ["host_fixtures"]
@@ -141,6 +141,27 @@ def pytest_runtestloop(session):
 def pytest_report_header(config):
     names = ", ".join(map(str, kernels.guest_kernels())) or "none"
     return f"host: {kernels.host_kind()}; guest kernels: {names}"
+
+
+@pytest.fixture(scope="session")
+def can_network():
+    reason = namespaces.why_none()
+    if reason:
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def new_network(can_network):
+    """Makes networks that end with the test."""
+    made = []
+
+    def make():
+        made.append(namespaces.Network())
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
 
 
 @pytest.fixture

@@ -32,6 +32,13 @@ def initrd(kernel):
     return build("busybox-initrd", "cpio", *modules)
 
 
+def initrd_with_tools(kernel):
+    """The same, with the programs that tests of the network use in the guest."""
+    modules = ["--modules", kernel.modules] if kernel.modules else []
+    return build("busybox-initrd", "cpio", *modules, "--program", "/usr/sbin/ethtool", "--program", "/usr/bin/iperf3",
+                 "--program", "/usr/bin/socat")
+
+
 def root_disk(*arguments, size="64M"):
     """An ext4 image with busybox; copy it before a guest writes to it."""
     return build("ext4-root", "ext4", "--size", size, *arguments)
@@ -52,6 +59,7 @@ def build_all():
     """Every image that the tests use with this host's kernels, or with those that MAYFLY_TEST_HOST says."""
     for kernel in guest_kernels():
         initrd(kernel)
+        initrd_with_tools(kernel)
     root_disk()
     root_disk_with_fio()
 

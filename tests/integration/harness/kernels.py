@@ -71,7 +71,7 @@ def stock_kernel():
     folder = os.environ.get("MAYFLY_STOCK_KERNEL") or program_output(
         REPOSITORY / "scripts/stock-kernel")
     return Kernel("stock", pathlib.Path(folder) / "vmlinuz", without_acpi=False,
-                  modules=f"{folder}:virtio_mmio,virtio_blk")
+                  modules=f"{folder}:virtio_mmio,virtio_blk,virtio_net")
 
 
 def own_kernel():

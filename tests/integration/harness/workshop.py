@@ -71,7 +71,7 @@ class Workshop:
     def terminal(self):
         return Terminal()
 
-    def configuration(self, kernel, *, vcpus=1, mem=256, drives=(), args="", protocol=None,
+    def configuration(self, kernel, *, vcpus=1, mem=256, drives=(), interfaces=(), args="", protocol=None,
                       acpi=None, initrd=True, boot_arguments=BOOT_ARGUMENTS, **sections):
         """What a config file says for this kernel (a harness Kernel, or a path)."""
         if acpi is None:
@@ -87,7 +87,13 @@ class Workshop:
             source["boot_protocol"] = protocol
         machine = {"vcpu_count": vcpus, "mem_size_mib": mem, **sections.pop("machine", {})}
         return {"boot-source": source, "machine-config": machine,
-                "drives": [self.drive(**drive) for drive in drives], **sections}
+                "drives": [self.drive(**drive) for drive in drives],
+                "network-interfaces": [self.interface(**interface) for interface in interfaces], **sections}
+
+    @staticmethod
+    def interface(host_dev_name, iface_id="eth0", **others):
+        """An interface for `interfaces=[...]`; guest_mac, mtu and the like as the API names them."""
+        return {"iface_id": iface_id, "host_dev_name": host_dev_name, **others}
 
     @staticmethod
     def drive(path, drive_id=None, root=False, read_only=False, **others):
