@@ -2,7 +2,8 @@
  * What a request does to the file, step by step, whichever engine carries the steps out.
  *
  * - read, write: again until nothing is left, for both may be cut short
- * - flush: fdatasync(2)
+ * - flush: fdatasync(2); where the thread waits for it and much is dirty, sync_file_range(2)
+ * before, in steps. That one promises nothing by itself, but leaves little to wait for
  * - discard: a hole is punched; on a block device that cannot do so, BLKDISCARD. Where neither is
  *   possible the space is kept: a discard is a hint (virtio 1.2, 5.2.6.2)
  * - write zeroes: a hole where the space may go, a zeroed range where it must stay; where the file
@@ -23,6 +24,12 @@ enum {
 	ATTEMPT_PUNCH_HOLE,
 	ATTEMPT_ZERO_RANGE,
 	ATTEMPT_PLAINLY
+};
+
+/* Those of a flush. */
+enum {
+	ATTEMPT_BEGIN_FLUSH,
+	ATTEMPT_WRITE_BACK
 };
 
 static const uint8_t zero_page[PAGE_SIZE_BYTES];
@@ -83,6 +90,51 @@ static void range_step(struct disk *disk, struct disk_request *request, struct d
 	}
 }
 
+/* How much one step of a flush takes on: begin_flush() has put it there. */
+static uint64_t flush_step_bytes(const struct disk_request *request)
+{
+	return request->length_bytes < request->tail.iov_len ? request->length_bytes
+							     : request->tail.iov_len;
+}
+
+/* Takes over what is dirty, as the request's range, where it is worth while. */
+static void begin_flush(struct disk *disk, struct disk_request *request)
+{
+	uint64_t dirty_range = disk->dirty_end - disk->dirty_start;
+	uint64_t share = align_up(dirty_range / DISK_FLUSH_STEPS, PAGE_SIZE_BYTES);
+	bool in_steps = disk->engine->waits_for_steps && disk->dirty_bytes > DISK_FLUSH_STEP_BYTES;
+
+	request->attempt = ATTEMPT_WRITE_BACK;
+	request->offset_bytes = disk->dirty_start;
+	request->length_bytes = in_steps ? dirty_range : 0;
+	request->tail.iov_len = share > DISK_FLUSH_STEP_BYTES ? share : DISK_FLUSH_STEP_BYTES;
+	disk->dirty_bytes = 0;
+}
+
+static void flush_step(struct disk *disk, struct disk_request *request, struct disk_step *step)
+{
+	if (request->attempt == ATTEMPT_BEGIN_FLUSH)
+		begin_flush(disk, request);
+	step->kind = request->length_bytes > 0 ? STEP_WRITE_BACK : STEP_DATASYNC;
+	step->offset_bytes = request->offset_bytes;
+	step->length_bytes = flush_step_bytes(request);
+}
+
+static void note_written(struct disk *disk, uint64_t offset_bytes, uint64_t length_bytes)
+{
+	uint64_t end = offset_bytes + length_bytes;
+
+	if (disk->dirty_bytes == 0) {
+		disk->dirty_start = offset_bytes;
+		disk->dirty_end = end;
+	}
+	if (offset_bytes < disk->dirty_start)
+		disk->dirty_start = offset_bytes;
+	if (end > disk->dirty_end)
+		disk->dirty_end = end;
+	disk->dirty_bytes += length_bytes;
+}
+
 /* As much as one step may do: whole parts of the list, or a piece of the first. */
 static void limit_transfer(struct disk_request *request, struct disk_step *step)
 {
@@ -121,7 +173,7 @@ void disk_next_step(struct disk *disk, struct disk_request *request, struct disk
 		limit_transfer(request, step);
 		break;
 	case DISK_FLUSH:
-		step->kind = STEP_DATASYNC;
+		flush_step(disk, request, step);
 		break;
 	case DISK_DISCARD:
 	case DISK_WRITE_ZEROES:
@@ -208,20 +260,35 @@ static bool finish_range(struct disk *disk, struct disk_request *request, int64_
 	return false;
 }
 
+/* A file that knows no write-back of ranges gets all of it from fdatasync(2). */
+static bool finish_flush(struct disk_request *request, int64_t result)
+{
+	if (request->length_bytes == 0)
+		return finish(request, (int)result);
+	if (result < 0 && !not_possible(result))
+		return finish(request, (int)result);
+	advance(request, result < 0 ? request->length_bytes : flush_step_bytes(request));
+	return false;
+}
+
 bool disk_finish_step(struct disk *disk, struct disk_request *request, int64_t result)
 {
 	if (disk->abandoning)
 		return finish(request, result < 0 ? (int)result : -ECANCELED);
 	switch (request->operation) {
-	case DISK_READ:
 	case DISK_WRITE:
+		if (result > 0)
+			note_written(disk, request->offset_bytes, (uint64_t)result);
+		return finish_transfer(request, result);
+	case DISK_READ:
 		return finish_transfer(request, result);
 	case DISK_DISCARD:
 	case DISK_WRITE_ZEROES:
 		return finish_range(disk, request, result);
-	default:
-		return finish(request, (int)result);
+	case DISK_FLUSH:
+		return finish_flush(request, result);
 	}
+	return finish(request, -EINVAL);
 }
 
 /*
@@ -239,6 +306,10 @@ static int64_t call(const struct disk *disk, const struct disk_step *step)
 	case STEP_WRITE:
 		return pwritev2(disk->fd, step->iov, (int)step->iov_count, offset,
 				step->write_flags);
+	case STEP_WRITE_BACK:
+		return sync_file_range(disk->fd, offset, (off_t)step->length_bytes,
+				       SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
+					       SYNC_FILE_RANGE_WAIT_AFTER);
 	case STEP_DATASYNC:
 		return fdatasync(disk->fd);
 	case STEP_FALLOCATE:

@@ -16,6 +16,7 @@ struct disk_step {
 	enum {
 		STEP_READ,
 		STEP_WRITE,
+		STEP_WRITE_BACK, /* of the range: to the device, and until it is there */
 		STEP_DATASYNC,
 		STEP_FALLOCATE,
 		STEP_DISCARD
@@ -40,7 +41,15 @@ struct disk_step {
  */
 #define DISK_DISCARD_STEP_BYTES (16 * MIB)
 
+/*
+ * And for a flush where the thread waits for it: of what was written since the last one, in pieces
+ * of so much file, but no more pieces than this. Where less was written there is one step.
+ */
+#define DISK_FLUSH_STEP_BYTES (4 * MIB)
+#define DISK_FLUSH_STEPS      64
+
 struct disk_engine {
+	bool waits_for_steps; /* the submitting thread does */
 	/* Makes what the engine needs for `queue_size` requests. */
 	int (*start)(struct disk *disk, unsigned int queue_size, struct error *err);
 	void (*stop)(struct disk *disk);
@@ -74,7 +83,9 @@ struct disk {
 	uint64_t device_id, inode; /* which file it is */
 	unsigned int in_flight;	   /* submitted and not yet on the list */
 	struct disk_request *finished, **finished_end;
-	struct disk_request *unfinished;     /* what has steps left that are system calls */
+	struct disk_request *unfinished; /* what has steps left that are system calls */
+	/* Written since the last flush: how much, and within which range. */
+	uint64_t dirty_bytes, dirty_start, dirty_end;
 	bool abandoning;		     /* a request ends with the step that it is in */
 	struct iovec zeros[DISK_ZERO_PAGES]; /* the same page of zeros again and again; filled when
 						first needed */

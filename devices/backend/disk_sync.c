@@ -2,7 +2,8 @@
  * The Sync engine: plain system calls, one after the other, on the thread that submits. For hosts
  * without io_uring, and for those who would rather not give it to the monitor. The event loop
  * stands still while the host's disk works; so that it never does for long, a request that needs
- * many calls gets one in each turn of the loop, which the completion eventfd brings about.
+ * many calls gets one in each turn of the loop, which the completion eventfd brings about. A flush of
+ * much is made such a request, by writing back what is dirty piece by piece before the fdatasync(2).
  */
 #include <sys/eventfd.h>
 
@@ -60,6 +61,7 @@ static void collect(struct disk *disk, bool wait)
 }
 
 const struct disk_engine disk_engine_sync = {
+	.waits_for_steps = true,
 	.start = start,
 	.stop = stop,
 	.submit = submit,

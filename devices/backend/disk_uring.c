@@ -118,6 +118,7 @@ static void prepare_transfer(struct io_uring_sqe *sqe, const struct disk_step *s
 static void prepare(const struct disk *disk, struct io_uring_sqe *sqe, const struct disk_step *step)
 {
 	switch (step->kind) {
+	case STEP_WRITE_BACK: /* only where a thread waits for it */
 	case STEP_DATASYNC:
 		io_uring_prep_fsync(sqe, FILE_INDEX, IORING_FSYNC_DATASYNC);
 		break;

@@ -22,7 +22,7 @@
  * What one turn takes on, in bytes, before it lets the loop serve others: a guest that keeps its
  * ring full must not keep the API waiting. A request without data counts as a page.
  */
-#define TURN_BYTES (64 * MIB)
+#define TURN_BYTES (8 * MIB)
 
 /*
  * And what may be out with the disk, beyond which chains stay in the ring: whoever has to wait for
