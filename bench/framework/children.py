@@ -77,13 +77,21 @@ class Child:
             self.pid = os.posix_spawnp(self.argv[0], self.argv, variables, file_actions=actions, setpgroup=0, setsigmask=[],
                                        setsigdef=[signal.SIGINT, signal.SIGPIPE])
         except OSError as error:
-            for fd in [*self.pipes, *([self.stdin_fd] if self.stdin_fd is not None else [])]:
-                os.close(fd)
+            for fd in [*self.pipes, self.stdin_fd]:
+                if fd is not None:
+                    os.close(fd)
             raise ContenderFailed(f"{self.command}: cannot be started: {error.strerror}") from error
         finally:
             for fd in theirs:
                 os.close(fd)
         self.pidfd = os.pidfd_open(self.pid)
+
+    def let_be(self):
+        """Keeps no descriptor for it until somebody waits or kills: every further child would inherit it, and close it
+        again, which with a thousand of them takes longer than what is measured."""
+        if self.finished is None and self.pidfd is not None:
+            os.close(self.pidfd)
+            self.pidfd = None
 
     @property
     def command(self):
@@ -99,6 +107,8 @@ class Child:
 
     def poll(self, seconds):
         """Waits for output or the end, reads what is there. True when the process has ended."""
+        if self.pidfd is None:
+            self.pidfd = os.pidfd_open(self.pid)  # nobody else reaps it: the number is still its
         poller = select.poll()
         for fd in [*self.pipes, self.pidfd]:
             poller.register(fd, select.POLLIN)
@@ -145,8 +155,9 @@ class Child:
         # What it wrote last; a grandchild that holds the pipe open is not waited for.
         while self.pipes and self.poll_output():
             pass
-        for fd in [*self.pipes, self.pidfd, *([self.stdin_fd] if self.stdin_fd is not None else [])]:
-            os.close(fd)
+        for fd in [*self.pipes, self.pidfd, self.stdin_fd]:
+            if fd is not None:
+                os.close(fd)
         self.pipes, self.stdin_fd = {}, None
         self.finished = Finished(
             self.command, os.waitstatus_to_exitcode(status), end_ns - self.start_ns, round(usage.ru_utime * 1e9),
@@ -163,7 +174,7 @@ class Child:
 
     def signal(self, number):
         if self.finished is None:
-            signal.pidfd_send_signal(self.pidfd, number)
+            os.kill(self.pid, number)
 
     def kill(self, wait=True):
         """Ends it and what it started, at once."""
