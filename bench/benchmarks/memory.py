@@ -1,9 +1,11 @@
 """What a guest costs beside its own memory.
 
-Of the monitor: private, shared and page-table memory, from /proc/PID/smaps without the guest's memory, with 1, 10 and 100
-guests at once, and with more vCPUs. Of the host's kernel: what /proc/meminfo has less, and its slab, page tables and
+Of the monitor: private, shared and page-table memory, from /proc/PID/smaps without the guest's memory (see
+framework/processes.py), with 1, 10 and 100 guests at once, with an interface, and with more vCPUs. Of the host's kernel: what /proc/meminfo has less, and its slab, page tables and
 kernel stacks more, for each guest when 100 run. The guests print a line and halt.
 """
+import os
+import subprocess
 import time
 
 from framework import guests, machine, processes
@@ -19,6 +21,11 @@ VCPU_GOAL = 100 << 10
 MEMORY_BYTES = guests.MEMORY_MIB << 20
 KERNEL = ("MemAvailable", "Slab", "PageTables", "SecPageTables", "KernelStack", "Percpu", "VmallocUsed")
 READY_SECONDS = 120
+INTERFACE = "1 guest with an interface"
+
+
+class CannotTap(Exception):
+    """Why there is no TAP."""
 
 
 class Fleet:
@@ -90,8 +97,42 @@ def many_guests(bench):
     report.table(f"/proc/meminfo for each guest, of {count}: all that a guest of {guests.MEMORY_MIB} MiB which stands "
                  "still takes from the host, and what of it is the kernel's", ["", "for each guest"], rows,
                  f"{count} times: {command}")
+    report.note("MemAvailable also has what other programs of this machine took or gave back meanwhile")
     if count < 100:
         report.note(f"of {count} guests the change of /proc/meminfo is hardly more than its noise")
+
+
+def tap():
+    """Makes a TAP; returns its name. CannotTap says why not."""
+    name = f"mfbm{os.getpid() % 10**9}"
+    try:
+        done = subprocess.run(["ip", "tuntap", "add", "dev", name, "mode", "tap"], stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise CannotTap(f"ip: {error.strerror}") from error
+    if done.returncode != 0:
+        raise CannotTap(done.stderr.strip() or "ip tuntap failed")
+    return name
+
+
+def with_an_interface(bench):
+    """The same guest with a virtio-net on a TAP beside its disk."""
+    report = bench.report
+    try:
+        name = tap()
+    except CannotTap as reason:
+        report.note(f"without a network interface: no TAP can be made here: {reason}")
+        return
+    fleet = Fleet(bench, "memory-interface", **{"network-interfaces": [
+        {"iface_id": "eth0", "host_dev_name": name, "guest_mac": "02:00:5e:10:00:01"}]})
+    try:
+        for _ in range(3):
+            fleet.grow(1)
+            record(report, INTERFACE, fleet.memories(), " ".join(map(str, fleet.command)))
+            fleet.end()
+    finally:
+        fleet.end()
+        subprocess.run(["ip", "link", "del", name], stdin=subprocess.DEVNULL, capture_output=True, check=False)
 
 
 def more_vcpus(bench):
@@ -110,10 +151,12 @@ def more_vcpus(bench):
 
 
 def goals(report):
-    private = report.median("private", "1 guest")
-    if private is not None:
-        report.goal("private memory of the monitor at most 1 MiB with one vCPU and one disk",
-                    format_value(private, "bytes"), private <= PRIVATE_GOAL)
+    for contender, what in ((INTERFACE, "one vCPU, one disk and one interface"), ("1 guest", "one vCPU and one disk")):
+        private = report.median("private", contender)
+        if private is not None:
+            report.goal(f"private memory of the monitor at most 1 MiB with {what}", format_value(private, "bytes"),
+                        private <= PRIVATE_GOAL)
+            break
     medians = {count: report.median("vcpus", f"{count} vCPU{'s' if count > 1 else ''}") for count in VCPUS}
     known = [count for count in VCPUS if medians[count] is not None]
     if len(known) < 2:
@@ -127,12 +170,13 @@ def goals(report):
 def measure(bench):
     report = bench.report
     report.measure("private", "private memory of the monitor, without the guest's", "bytes")
-    report.measure("shared", "shared memory of the monitor: the program's own pages, which all monitors share", "bytes")
+    report.measure("shared", "shared memory of the monitor: unchanged pages of the program's file, which all monitors share", "bytes")
     report.measure("page_tables", "page tables of the monitor, the guest's memory included (VmPTE)", "bytes")
     report.measure("guest", f"what is there of the guest's {guests.MEMORY_MIB} MiB", "bytes")
     report.measure("vcpus", "private memory of the monitor by number of vCPUs", "bytes")
     try:
         many_guests(bench)
+        with_an_interface(bench)
         if bench.host == "native":
             more_vcpus(bench)
     finally:

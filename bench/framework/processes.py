@@ -10,7 +10,9 @@ MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S+) ")
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes. `private` and `shared` are the monitor's own, without the guest's memory."""
+    """Bytes, without the guest's memory: `private` are pages that are this process's alone whatever else runs (anonymous
+    ones, and those of files that it has changed); `shared` are unchanged pages of files, which all processes of one
+    program share. (smaps calls them private too while there is just one such process.)"""
 
     private: int
     shared: int
@@ -68,8 +70,8 @@ def memory(pid, memory_bytes):
         if found[0] <= low and high <= found[1]:
             guest += fields["Rss"]
         else:
-            private += fields["Private_Clean"] + fields["Private_Dirty"]
-            shared += fields["Shared_Clean"] + fields["Shared_Dirty"]
+            private += fields["Anonymous"]
+            shared += fields["Rss"] - fields["Anonymous"]
     return Memory(private, shared, guest, int(re.search(r"VmPTE:\s+(\d+) kB", status)[1]) * 1024,
                   int(re.search(r"Threads:\s+(\d+)", status)[1]))
 
