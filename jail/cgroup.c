@@ -11,6 +11,9 @@
 #define LEAVE_ATTEMPTS 200
 #define LEAVE_PAUSE_NS 10000000
 
+/* /proc/self/cgroup: a line for each hierarchy. */
+#define MEMBERSHIP_BYTES ((size_t)8 * PATH_MAX)
+
 static const char *parent_of(const struct jail_options *options)
 {
 	return options->parent_cgroup ? options->parent_cgroup : options->exec_name;
@@ -108,12 +111,12 @@ static int make_leaf(struct cgroup *cgroup, const char *id, bool v2, struct erro
 /* The way back, for when a later step fails. */
 static void remember_origin(struct cgroup *cgroup, const char *controller)
 {
-	cleanup_free char *text = malloc(8 * PATH_MAX);
+	cleanup_free char *text = malloc(MEMBERSHIP_BYTES);
 	cleanup_fd int proc = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	cleanup_fd int origin = -1;
 	char path[PATH_MAX];
 
-	if (text && proc >= 0 && path_read_small(proc, "cgroup", text, 8 * PATH_MAX) > 0 &&
+	if (text && proc >= 0 && path_read_small(proc, "cgroup", text, MEMBERSHIP_BYTES) > 0 &&
 	    cgroup_parse_membership(text, controller, path))
 		origin = path_open_beneath(cgroup->mount_fd, *path ? path : ".", O_PATH, 0);
 	cgroup->back_fd = path_open_beneath(origin >= 0 ? origin : cgroup->mount_fd, "cgroup.procs",

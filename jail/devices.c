@@ -36,7 +36,7 @@ int devices_find(struct jail *jail, struct error *err)
 {
 	(void)err;
 	for (unsigned int i = 0; i < JAIL_DEVICES; i++) {
-		struct stat status;
+		struct stat status = { 0 };
 		cleanup_fd int fd = open_device(i, &status);
 
 		jail->devices[i] = fd >= 0 ? status.st_rdev : 0;
@@ -48,7 +48,7 @@ int devices_find(struct jail *jail, struct error *err)
 
 static int show_device(struct jail *jail, unsigned int index, struct error *err)
 {
-	struct stat status;
+	struct stat status = { 0 };
 	cleanup_fd int fd = open_device(index, &status);
 	cleanup_fd int tree = -1;
 

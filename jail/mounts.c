@@ -159,7 +159,7 @@ static int open_folder(const char *name, const char **last, unsigned int *made, 
 /* Returns an empty file for a mount, as O_PATH. */
 static int open_place(const char *name, unsigned int *made, struct error *err)
 {
-	const char *last;
+	const char *last = "";
 	cleanup_fd int folder = open_folder(name, &last, made, err);
 	cleanup_fd int place = -1;
 	struct stat status;
@@ -207,7 +207,7 @@ int mounts_show(struct jail *jail, int tree_fd, const char *name, unsigned int *
 int mounts_make_node(struct jail *jail, const char *name, const struct node *node,
 		     unsigned int *made, struct error *err)
 {
-	const char *last;
+	const char *last = "";
 	cleanup_fd int folder = open_folder(name, &last, made, err);
 	struct stat status;
 

@@ -84,7 +84,8 @@ int privileges_choose_kind(struct jail *jail, struct error *err)
 	return 0;
 }
 
-static int set_limit(int resource, const char *name, uint64_t value, struct error *err)
+static int set_limit(__rlimit_resource_t resource, const char *name, uint64_t value,
+		     struct error *err)
 {
 	struct rlimit limit, before;
 

@@ -106,8 +106,12 @@ int room_copy_monitor(struct jail *jail, struct error *err)
 		return error_errno(err, "cannot copy %s into the jail", options->exec_file);
 	if (check_program(to, options->exec_file, err) < 0)
 		return -err->code;
-	/* Readable, so that the process stays visible to whoever started it. */
-	if (fchmod(to, 0555) < 0)
+	/*
+	 * A program that its user cannot read makes a process that other processes of this user
+	 * cannot trace (ptrace(2), PR_SET_DUMPABLE): a neighbour's monitor, say. To an ordinary
+	 * user's own processes this is no wall, and would only be in the user's way.
+	 */
+	if (fchmod(to, jail->kind == JAIL_USER ? 0555 : 0111) < 0)
 		return error_errno(err, "cannot make the copy of %s a program", options->exec_file);
 	return 0;
 }

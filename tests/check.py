@@ -169,7 +169,7 @@ def check_fuzz():
 
 def check_lint():
     folder = build("lint", "build-clang", "-Dwerror=true", "-Dtests=enabled", compiler="clang")
-    sources = sorted(str(path.relative_to(REPOSITORY)) for room in ("src", "devices", "api", "tests/guests")
+    sources = sorted(str(path.relative_to(REPOSITORY)) for room in ("src", "devices", "api", "jail", "tests/guests")
                      for path in (REPOSITORY / room).rglob("*.c"))
     result = Result()
     for name, command in {
@@ -178,7 +178,7 @@ def check_lint():
                          "--suppress=memleak",  # it does not know the cleanup attribute
                          "-Iinclude", "-Itests/guests/kit", "-D_GNU_SOURCE", "-D__x86_64__", *sources],
             "clang-tidy": ["clang-tidy", "--quiet", "-p", folder, *sources],
-            "mandoc": ["mandoc", "-T", "lint", "-W", "warning", "docs/mayfly.1"]}.items():
+            "mandoc": ["mandoc", "-T", "lint", "-W", "warning", "docs/mayfly.1", "docs/mayfly-jailer.1"]}.items():
         if run("lint", command) == 0:
             result.passed += 1
         else:

@@ -15,6 +15,7 @@ import pytest
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 from harness import kernels, namespaces  # noqa: E402
+from harness.jail import Jails  # noqa: E402
 from harness.workshop import Workshop  # noqa: E402
 
 pytest_plugins = ["host_fixtures"]
@@ -54,6 +55,15 @@ def new_workshop(program):
             work.clean_up()
 
     return make
+
+
+@pytest.fixture
+def jails(program):
+    made = Jails(program)
+    if not made.prisoner.exists():
+        pytest.skip("this build has no tests/jail/prisoner (sanitizers cannot be linked statically)")
+    yield made
+    made.clean_up()
 
 
 @pytest.fixture(scope="session")
