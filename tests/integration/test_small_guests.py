@@ -73,7 +73,7 @@ class TestMachine:
         assert len({device["address"] for device in devices}) == 3
         assert len({device["irq"] for device in devices}) == 3
 
-    @pytest.mark.parametrize("mem", [4, 5, 16, 127, 3071, 3072, 3073, 4096, 5000])
+    @pytest.mark.parametrize("mem", [4, 5, 16, 127, 3071, 3072, 3073, 4096, 5000] if FACTOR == 1 else [4, 127, 3073])
     def test_memory_is_as_large_as_asked_for(self, workshop, protocol, mem):
         guest = workshop.boot_small("probe", protocol=protocol, mem=mem)
         guest.finish()
@@ -82,7 +82,7 @@ class TestMachine:
         assert ram[1] == (MIB, min(mem * MIB, GAP_START))
         assert ram[2:] == ([(GAP_END, GAP_END + mem * MIB - GAP_START)] if mem * MIB > GAP_START else [])
 
-    @pytest.mark.parametrize("vcpus", [1, 2, 4, 32])
+    @pytest.mark.parametrize("vcpus", [1, 2, 4, 32] if FACTOR == 1 else [1, 4])
     def test_each_vcpu_starts_and_works(self, workshop, protocol, vcpus):
         guest = workshop.boot_small("probe", f"cpus={vcpus}", protocol=protocol, vcpus=vcpus, mem=64)
         guest.finish()

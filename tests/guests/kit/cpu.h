@@ -120,10 +120,7 @@ static inline void interrupts_off(void)
 
 /* Sleeps until an interrupt has been handled. Interrupts are off before, so that none is missed,
  * and after. */
-static inline void cpu_wait(void)
-{
-	__asm__ volatile("sti; hlt; cli" : : : "memory");
-}
+void cpu_wait(void);
 
 /* Stands still for ever, at no cost. */
 __attribute__((noreturn)) static inline void cpu_halt(void)

@@ -61,6 +61,19 @@ trap_entry:
 	add $16, %rsp
 	iretq
 
+/*
+ * cpu_wait(): an interrupt comes after HLT at the earliest, since STI holds it back for one more instruction. A CPU
+ * that is itself emulated may forget that when the guest is left in between (QEMU's VMRUN does not take up the
+ * interrupt shadow); then trap() passes over the HLT, or the guest would sleep on what has already happened.
+ */
+	.globl cpu_wait, cpu_wait_halt
+cpu_wait:
+	sti
+cpu_wait_halt:
+	hlt
+	cli
+	ret
+
 	.section .rodata, "a"
 	.balign 16
 idt:

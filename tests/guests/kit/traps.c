@@ -13,7 +13,7 @@
 #define TSS_LIMIT      0x67
 
 extern uint64_t gdt[];
-extern const char user_exit[];
+extern const char user_exit[], cpu_wait_halt[];
 __attribute__((noreturn)) void user_leave(uint64_t value);
 void trap(struct trap_frame *frame);
 
@@ -75,6 +75,8 @@ void trap(struct trap_frame *frame)
 	if (frame->vector == VECTOR_UNDEFINED_OPCODE && frame->rip == (uintptr_t)user_exit &&
 	    (frame->cs & 3) == 3)
 		user_leave(frame->rax);
+	if (frame->rip == (uintptr_t)cpu_wait_halt)
+		frame->rip++; /* HLT has one byte */
 	if (handlers[frame->vector]) {
 		handlers[frame->vector](frame);
 		return;
