@@ -6,12 +6,13 @@ cache, so the way there is measured and not the host's storage. All guests are b
 
 Native: requests per second and their latency. In the emulated host: instructions per request, of everything together
 (guest, monitor, host kernel; on the host: fio and the kernel), without idle time; the difference between a long and a
-short run of fio, so that starting fio does not count.
+short run of fio, so that starting fio does not count. KVM's tracepoints then tell the guest's own (framework/kvm_trace.py).
 """
 import contextlib
 
 from framework import linux, machine, monitors
 from framework.children import clock_ns
+from framework.kvm_trace import CannotTrace, recorded
 from framework.plots import Plot
 from framework.session import CannotMeasure, ContenderFailed, Sample
 
@@ -90,6 +91,11 @@ class InGuest:
         return self.guest.run(command, BOOT_SECONDS[self.bench.host]), f"{self.guest.command}   in the guest: {command}"
 
 
+def leave_out(bench, name, reason):
+    bench.say(f"disk: {name} is left out: {reason}")
+    bench.report.note(f"{name} was left out: {reason}")
+
+
 def contenders(bench):
     """{name: Host or InGuest}, all held; the file of each lies in the page cache."""
     folder = linux.data_folder(bench)
@@ -113,8 +119,7 @@ def contenders(bench):
             found[name] = InGuest(bench, command_of(guest))
             found[name].hold()
         except ContenderFailed as reason:
-            bench.say(f"disk: {name} is left out: {reason}")
-            bench.report.note(f"{name} was left out: {reason}")
+            leave_out(bench, name, reason)
 
     found["host"] = Host(bench, data())
     for engine in ("Sync", "Async"):
@@ -153,8 +158,42 @@ def measure_native(bench, found):
                          samples=bench.options.samples or (2 if bench.options.quick else 5), warmup=0)
 
 
+def whose(bench, found, job):
+    """Of each guest's requests: what the guest itself executes, and how often it exits for what."""
+    report = bench.report
+    rows = []
+    for name, contender in found.items():
+        everything = report.median(job, name)
+        if name == "host" or everything is None:
+            continue
+        traces = []
+        with turn(contender):
+            for count in (SHORT, LONG):
+                with recorded() as trace:
+                    contender.run(job, f"--io_size={4 * count}k --size={FILE_BYTES}")
+                traces.append(trace)
+        short, long = traces
+        own = (long.guest - short.guest) / (LONG - SHORT)
+        exits = {reason: (count - short.exits.get(reason, (0, 0))[0]) / (LONG - SHORT)
+                 for reason, (count, _) in long.exits.items()}
+        often = [f"{reason} {each:.2f}" for reason, each in sorted(exits.items(), key=lambda item: -item[1]) if each >= 0.01]
+        rows.append([name, f"{everything:.0f}", f"{own:.0f}", f"{everything - own:.0f}", f"{sum(exits.values()):.2f}",
+                     ", ".join(often)])
+    report.table(f"{JOBS[job][0]}: whose instructions, and exits, per request",
+                 ["", "all", "the guest's own", "monitor and host kernel", "exits", "of these"], rows,
+                 "the commands below, with KVM's tracepoints kvm_entry and kvm_exit recorded")
+
+
 def measure_instructions(bench, found):
     report = bench.report
+    for name, contender in list(found.items()):
+        bench.progress.show(f"disk: warming up: {name}")
+        try:
+            with turn(contender):
+                contender.run("randread-1", f"--io_size={4 * SHORT}k --size={FILE_BYTES}")
+        except ContenderFailed as reason:
+            leave_out(bench, name, reason)
+            found.pop(name).end()
     for job, (title, _) in JOBS.items():
         report.measure(job, f"{title}: instructions per request", "instructions", baseline="host")
         fewer = 16 if job in LARGE else 1
@@ -174,6 +213,10 @@ def measure_instructions(bench, found):
 
         bench.interleave({name: lambda name=name, once=once: once(name) for name in found},
                          samples=bench.options.samples or (1 if bench.options.quick else 2), warmup=0)
+    try:
+        whose(bench, found, "randread-32")
+    except CannotTrace as reason:
+        report.note(f"whose instructions they are was not measured: {reason}")
     goals(bench, found)
 
 
