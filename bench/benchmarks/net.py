@@ -202,7 +202,7 @@ def turn(contender):
 
 def measure_native(bench, found):
     report = bench.report
-    rounds = bench.options.samples or (2 if bench.options.quick else 5)
+    rounds = bench.options.samples or (2 if bench.options.quick else 4)
     seconds = "1" if bench.options.quick else "2"
     for job, (title, _) in JOBS.items():
         report.measure(job, title, "MiB/s", better="more", baseline="host")
