@@ -7,8 +7,10 @@ its microVM runs: everything but the guest's own work is in it.
 import os
 import pathlib
 import select
+import signal
 import time
 
+from benchmarks import startup
 from framework import guests, machine, processes, statistics
 from framework.children import clock_ns
 from framework.plots import Plot
@@ -24,6 +26,7 @@ OVERHEAD_BYTES = 1 << 20
 # What the rest of the machine goes on needing.
 SPARE_BYTES = 1 << 30
 WORDS_SECONDS = 120
+END_SECONDS = 120
 SYSTEM_DESCRIPTORS_EACH = 32
 IDLE_SECONDS = 5
 GOAL = 1.2
@@ -100,14 +103,19 @@ class Crowd:
 
     def create_one(self):
         number = len(self.children) + 1
-        child = self.bench.start(self.command, stdout=self.writer, stderr=self.writer)
+        child = self.bench.start([*self.command, "--startup-trace", self.trace(number)], stdout=self.writer,
+                                 stderr=self.writer)
         self.children.append(child)
         heard = bytearray()
         runs_ns = self.hear(child, heard, b"the microVM runs")
         ready_ns = self.hear(child, heard, b"guest: ready")
         child.let_be()
-        self.report.add("creation", "mayfly", runs_ns - child.start_ns, command=child.command, round_number=number)
-        self.report.add("ready", "mayfly", ready_ns - child.start_ns, command=child.command, round_number=number)
+        command = " ".join(map(str, [*self.command, "--startup-trace", self.trace("N")]))
+        self.report.add("creation", "mayfly", runs_ns - child.start_ns, command=command, round_number=number)
+        self.report.add("ready", "mayfly", ready_ns - child.start_ns, command=command, round_number=number)
+
+    def trace(self, number):
+        return self.bench.memory_file(f"startup-trace-{number}")
 
     def hear(self, child, heard, words):
         """Waits until the guest made last says that; returns when it was read. The others are silent."""
@@ -149,6 +157,17 @@ class Crowd:
         seconds = time.monotonic() - start
         return (sum(processes.cpu_ns(child.pid) for child in self.children) - before) / seconds
 
+    def stages(self):
+        """Ends all in order, so that they write their traces; returns [{stage: ns}], in the order of creation."""
+        self.bench.progress.show(f"density: ending {len(self.children)} guests")
+        for child in self.children:
+            child.signal(signal.SIGTERM)
+        found = []
+        for number, child in enumerate(self.children, 1):
+            child.finish(END_SECONDS)
+            found.append(startup.stages(startup.read_trace(self.trace(number)), child.start_ns))
+        return found
+
     def end(self):
         for child in self.children:
             child.kill(wait=False)
@@ -158,9 +177,21 @@ class Crowd:
         os.close(self.writer)
 
 
-def around(creations, number):
-    """The median of the creations around one: a single one says nothing on a machine that does other things."""
-    return statistics.median([creations[key] for key in range(number - WINDOW, number + WINDOW) if key in creations])
+def around(values, number):
+    """The median of those around one: a single one says nothing on a machine that does other things."""
+    return statistics.median([values[key] for key in range(number - WINDOW, number + WINDOW + 1) if key in values])
+
+
+def stage_table(report, stages, command):
+    """Which stage of a creation grows with the number of guests."""
+    last = len(stages) - WINDOW
+    rows = []
+    for stage in startup.BEFORE_RUN:
+        by_number = {number: spent[stage] for number, spent in enumerate(stages, 1) if stage in spent}
+        if by_number:
+            rows.append([stage, format_value(around(by_number, 10), "ns"), format_value(around(by_number, last), "ns")])
+    report.table("stages of a creation (as in startup): medians around the 10th and the last",
+                 ["stage", "10th", f"{len(stages)}th"], rows, command)
 
 
 def conclude(report):
@@ -203,6 +234,8 @@ def measure(bench):
                      f"{limit} times: {command}")
         if bench.host == "native":
             report.add("idle", f"{limit} guests", crowd.idle(), command=f"{limit} times: {command}")
+        if limit >= 50:
+            stage_table(report, crowd.stages(), f"{limit} times: {command}")
     finally:
         crowd.end()
         conclude(report)
