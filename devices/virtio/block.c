@@ -25,6 +25,12 @@
 #define TURN_BYTES (8 * MIB)
 
 /*
+ * A request that waits for the host's stable storage is a turn's work: with the Sync engine it takes
+ * some milliseconds, however little there is to be written.
+ */
+#define DURABLE_BYTES TURN_BYTES
+
+/*
  * And what may be out with the disk, beyond which chains stay in the ring: whoever has to wait for
  * all of it (a reset, another disk, the end of the machine) must not wait long.
  */
@@ -93,6 +99,15 @@ static uint64_t limited_bytes(const struct block_slot *slot, enum block_outcome 
 	return outcome == BLOCK_SUBMITTED && slot->type != VIRTIO_BLK_T_DISCARD ? slot->bytes : 0;
 }
 
+/* What a request that the disk has now counts for in this turn. */
+static uint64_t turn_share(const struct virtio_block *block, const struct block_slot *slot)
+{
+	bool durable = slot->type == VIRTIO_BLK_T_FLUSH || slot->flush_behind ||
+		       (slot->type == VIRTIO_BLK_T_OUT && block->write_through);
+
+	return slot->bytes + (durable ? DURABLE_BYTES : 0);
+}
+
 /*
  * Takes chains and begins their requests, until there are none, the turn's work is enough, a limit
  * is reached, or the driver broke the rules. The queue never has more chains out than there are
@@ -113,7 +128,7 @@ static void take_requests(struct virtio_block *block, struct virtqueue *queue, u
 		if (popped == 1)
 			rate_limiter_take(&block->limiter, 1, limited_bytes(slot, outcome));
 		if (outcome == BLOCK_SUBMITTED) {
-			*turn_bytes += slot->bytes;
+			*turn_bytes += turn_share(block, slot);
 			slot->bytes_out = slot->type == VIRTIO_BLK_T_DISCARD ? 0 : slot->bytes;
 			block->bytes_out += slot->bytes_out;
 			continue;

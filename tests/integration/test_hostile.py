@@ -45,7 +45,8 @@ def boot(workshop, args, *, engine="Async", vcpus=1, **options):
     metrics.unlink(missing_ok=True)
     guest = workshop.boot_small(
         "hostile", args, "--metrics-path", metrics, mem=64, vcpus=vcpus, options=options,
-        drives=[{"path": victim, "io_engine": engine}, {"path": witness, "read_only": True, "io_engine": "Sync"}])
+        drives=[{"path": victim, "io_engine": engine, "cache_type": "Writeback"},
+                {"path": witness, "read_only": True, "io_engine": "Sync"}])
     guest.metrics_path = metrics
     return guest
 

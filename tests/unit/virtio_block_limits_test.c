@@ -282,3 +282,63 @@ Test(virtio_block_limits, reset_forgets_what_was_out)
 	cr_assert_eq(taken(&f), OUT_LIMIT, "all of the limit is there again");
 	tear_down(&f);
 }
+
+/* How many of the chains that wait one turn of the loop takes. */
+static unsigned int taken_in_one_turn(struct fixture *f)
+{
+	unsigned int before = taken(f);
+
+	ring_publish(&f->driver.ring);
+	driver_notify(&f->driver);
+	cr_assert(driver_turn(&f->driver, 60000));
+	return (uint16_t)(taken(f) - before);
+}
+
+static void answer_the_rest(struct fixture *f)
+{
+	driver_wait_used(&f->driver, f->driver.ring.available_index);
+	for (unsigned int n = 0; n < MANY; n++)
+		cr_assert_eq(status_of(f, n), VIRTIO_BLK_S_OK);
+}
+
+static void flushes_in_turns(struct fixture *f)
+{
+	unsigned int first;
+
+	for (unsigned int n = 0; n < MANY; n++)
+		put_request(f, n, VIRTIO_BLK_T_FLUSH, 0, DATA, 0);
+	first = taken_in_one_turn(f);
+	cr_assert_eq(first, 1, "%u", first);
+	answer_the_rest(f);
+}
+
+Test(virtio_block_limits, flushes_do_not_keep_the_loop_waiting_one_for_all)
+{
+	with_each_engine(flushes_in_turns);
+}
+
+static void durable_in_turns(struct fixture *f, uint32_t type, uint32_t length)
+{
+	struct virtio_blk_discard_write_zeroes range = { .num_sectors = 8 };
+	unsigned int first;
+
+	/* A driver that knows no flush: each write is durable when it is answered. */
+	driver_start(&f->driver, USUAL & ~FEATURE(VIRTIO_BLK_F_FLUSH), RING_SIZE);
+	memcpy(at(f, DATA, sizeof(range)), &range, sizeof(range));
+	for (unsigned int n = 0; n < MANY; n++)
+		put_request(f, n, type, 0, DATA, length);
+	first = taken_in_one_turn(f);
+	cr_assert_eq(first, 1, "%u", first);
+	answer_the_rest(f);
+}
+
+static void durable_writes_in_turns(struct fixture *f)
+{
+	durable_in_turns(f, VIRTIO_BLK_T_OUT, 512);
+	durable_in_turns(f, VIRTIO_BLK_T_WRITE_ZEROES, 16);
+}
+
+Test(virtio_block_limits, nor_do_writes_that_are_made_durable_one_by_one)
+{
+	with_each_engine(durable_writes_in_turns);
+}

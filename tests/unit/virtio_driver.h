@@ -270,7 +270,8 @@ static inline bool driver_turn(struct driver *driver, int timeout_ms)
 		if (source->fd >= 0)
 			source->handler(source, events[i].events);
 	}
-	return count > 0;
+	/* io_uring interrupts a wait to work in this thread: nothing has come to its end by that. */
+	return count > 0 || (count < 0 && errno == EINTR);
 }
 
 /* Turns until there is nothing left that waits. */

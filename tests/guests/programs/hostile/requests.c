@@ -9,6 +9,8 @@
 #define S_IOERR	 1
 #define S_UNSUPP 2
 
+#define F_FLUSH (1ULL << 9)
+
 #define NEXT  VIRTQ_DESC_NEXT
 #define WRITE VIRTQ_DESC_WRITE
 
@@ -207,18 +209,15 @@ static void flushes_with_things(struct rig *rig)
 	expect_not_broken(rig);
 }
 
-/* Many that are refused, as fast as it goes; the other drive is asked in between. */
-static void refusals_all_the_time(struct rig *rig)
+/* The same chain in every entry, again as soon as it is used; the other drive is asked in between.
+ */
+static void flood(struct rig *rig, uint16_t head)
 {
-	rig_put_header(rig, BLOCK_IN, UINT64_MAX);
-	rig_put(rig, 0, rig_header(rig), 16, NEXT, 1);
-	rig_put(rig, 1, rig_data(rig), SECTOR_BYTES, NEXT | WRITE, 2);
-	rig_put(rig, 2, rig_status(rig), 1, WRITE, 0);
+	for (unsigned int i = 0; i < RIG_QUEUE_SIZE; i++)
+		rig->avail->ring[i] = head;
 	for (uint64_t i = 0; i < rounds; i++) {
 		uint64_t start = tsc_read();
 
-		for (unsigned int j = 0; j < RIG_QUEUE_SIZE; j++)
-			rig->avail->ring[j] = 0;
 		rig->avail->index = (uint16_t)(rig->avail->index + RIG_QUEUE_SIZE);
 		memory_barrier();
 		rig_notify(rig);
@@ -229,6 +228,40 @@ static void refusals_all_the_time(struct rig *rig)
 		if (!expect(rig->used->index == rig->avail->index, "answers", i))
 			return;
 	}
+}
+
+static void refusals_all_the_time(struct rig *rig)
+{
+	rig_put_header(rig, BLOCK_IN, UINT64_MAX);
+	rig_put(rig, 0, rig_header(rig), 16, NEXT, 1);
+	rig_put(rig, 1, rig_data(rig), SECTOR_BYTES, NEXT | WRITE, 2);
+	rig_put(rig, 2, rig_status(rig), 1, WRITE, 0);
+	flood(rig, 0);
+}
+
+/* Nothing to do, in as many descriptors as there are. */
+static void long_chains_all_the_time(struct rig *rig)
+{
+	rig_put_header(rig, UINT32_MAX, 0);
+	for (unsigned int i = 0; i < RIG_QUEUE_SIZE - 1; i++)
+		rig_put(rig, i, rig_header(rig), 16, NEXT, (uint16_t)(i + 1));
+	rig_put(rig, RIG_QUEUE_SIZE - 1, rig_status(rig), 1, WRITE, 0);
+	flood(rig, 0);
+}
+
+/* Each makes the host's disk work, and has nothing in it: a sixteenth as many of them. */
+static void flushes_all_the_time(struct rig *rig)
+{
+	uint64_t kept = rounds;
+
+	virtio_write(rig->device, VIRTIO_DEVICE_FEATURES_SEL, 0);
+	rig_start(rig, virtio_read(rig->device, VIRTIO_DEVICE_FEATURES) & F_FLUSH);
+	rig_put_header(rig, BLOCK_FLUSH, 0);
+	rig_put(rig, 0, rig_header(rig), 16, NEXT, 1);
+	rig_put(rig, 1, rig_status(rig), 1, WRITE, 0);
+	rounds = (rounds + 15) / 16;
+	flood(rig, 0);
+	rounds = kept;
 }
 
 /* The witness is read-only; its file must be as it was. */
@@ -294,6 +327,8 @@ static const struct hostile_case cases[] = {
 	{ "a-header-too-short", a_header_too_short, 0 },
 	{ "flushes-with-things", flushes_with_things, 0 },
 	{ "refusals-all-the-time", refusals_all_the_time, 0 },
+	{ "long-chains-all-the-time", long_chains_all_the_time, 0 },
+	{ "flushes-all-the-time", flushes_all_the_time, 0 },
 	{ "writes-to-a-read-only-drive", writes_to_a_read_only_drive, 0 },
 	{ "requests-at-random", requests_at_random, 0 },
 };
