@@ -3,7 +3,8 @@
 Both programs make the same KVM calls for the same guest; bare-kvm does nothing else. The peers run it too, until the word
 is on the console: how their guest would end the machine is their own affair, and they are killed.
 """
-from framework import guests, monitors
+from framework import guests, monitors, statistics
+from framework.plots import Plot
 from framework.session import ContenderFailed, Sample
 from harness.kernels import Kernel
 
@@ -54,6 +55,12 @@ def measure(bench):
     with bench.undisturbed():
         bench.interleave({**{name: contender(command, True) for name, command in ours.items()},
                           **{name: contender(command, False) for name, command in theirs.items()}})
+    names = [name for name in [*ours, *theirs] if report.values("word", name)]
+    if names:
+        bars = [tuple(statistics.percentile(report.values("word", name), percent) / 1e6 for percent in (25, 50, 75))
+                for name in names]
+        report.plot(Plot("word", "From exec to the guest's first word: hello, 128 MiB, one vCPU, one disk", "", "ms (median, quartiles)",
+                         [("exec to the word", bars)], kind="bars", categories=tuple(names)))
     ratio = report.ratio("wall", "mayfly", "bare-kvm")
     if ratio:
         report.goal(f"exec to exit within {GOAL:g}x of the bare KVM calls", f"{ratio.median:.2f}x", ratio.median <= GOAL)

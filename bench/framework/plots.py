@@ -40,11 +40,13 @@ def script(plot, output):
     out = [f"set terminal svg size 800,420 dynamic font 'sans-serif,13' background 'white'\nset output {quote(output)}\n"
            f"set title {quote(plot.title)} noenhanced\nset xlabel {quote(plot.xlabel)} noenhanced\n"
            f"set ylabel {quote(plot.ylabel)} noenhanced\nset grid ytics lc rgb '#dddddd'\nset border 3\n"
-           "set tics nomirror\nset key top left noenhanced\n"]
+           "set tics nomirror\nset key above noenhanced\n"]
     if plot.logscale:
         out.append(f"set logscale {plot.logscale}\n")
     if plot.from_zero and "y" not in plot.logscale:
         out.append("set yrange [0:*]\n")
+    if len(plot.series) == 1:
+        out.append("unset key\n")  # the title says it
     parts = []
     if plot.kind == "bars":
         out.append("set style data histogram\nset style histogram errorbars gap 2 lw 1\nset style fill solid 0.85\n"
