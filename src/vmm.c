@@ -433,17 +433,19 @@ static int swap_drive(struct vmm *vmm, unsigned int index, const char *path_on_h
 		      struct error *err)
 {
 	struct drive_config *drive = &vmm->config.drives[index], changed = *drive;
-	cleanup_free char *path = strdup(path_on_host);
+	char *path = strdup(path_on_host);
 	int result;
 
 	if (!path)
 		return error_set(err, ENOMEM, "no memory for drive %s", drive->drive_id);
 	changed.path_on_host = path;
 	result = machine_swap_drive(vmm->machine, index, &changed, err);
-	if (result < 0)
+	if (result < 0) {
+		free(path);
 		return result;
-	path = drive->path_on_host; /* freed at the end */
-	drive->path_on_host = changed.path_on_host;
+	}
+	free(drive->path_on_host);
+	drive->path_on_host = path;
 	return 0;
 }
 

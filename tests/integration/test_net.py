@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import time
 
 import pytest
 
@@ -26,10 +27,11 @@ def metrics_of(guest, interface="eth0"):
     return json.loads(lines[-1])[f"net_{interface}"]
 
 
-def boot(workshop, network, kernel, *, taps=("tap0",), tools=True, mtu=None, **configuration):
+def boot(workshop, network, kernel, *, taps=("tap0",), tools=True, mtu=None, limits=None, **configuration):
     """A guest whose interfaces are these TAPs, with the addresses of the first set."""
     image = images.initrd_with_tools(kernel) if tools else images.initrd(kernel)
-    interfaces = [{"host_dev_name": tap, "iface_id": f"eth{number}", **({"mtu": mtu} if mtu else {})}
+    interfaces = [{"host_dev_name": tap, "iface_id": f"eth{number}", **({"mtu": mtu} if mtu else {}),
+                   **(limits or {})}
                   for number, tap in enumerate(taps)]
     metrics = workshop.path(f"metrics-{workshop.count}")
     guest = workshop.boot(kernel, initrd=image, interfaces=interfaces, metrics={"metrics_path": str(metrics)},
@@ -224,6 +226,63 @@ class TestBridge:
             network.address(f"tap{number}", f"198.51.{number}.1/24")
             set_address(guest, f"198.51.{number}.2/24", device=f"eth{number}")
             ping(guest, f"198.51.{number}.1")
+
+
+class TestLimits:
+    """TCP in large frames, so that what iperf3 counts is nearly what goes over the TAP."""
+
+    @staticmethod
+    def measure(network, guest, direction):
+        """What goes over the TAP, bytes and frames in a second, and what iperf3 says of the same stream."""
+        server = network.start("iperf3", "--server", "--one-off", "--bind", HOST, stdout=subprocess.DEVNULL)
+        wait_until(lambda: ":5201" in network.sh("ss -Hltn"), 30, "iperf3 to listen")
+        before = metrics_of(guest)
+        mark = guest.start(f"iperf3 --client {HOST} --json --time 7 --omit 3 --connect-timeout 30000 "
+                           f"{'--reverse' if direction == 'rx' else ''}")
+        wait_until(lambda: metrics_of(guest)[f"{direction}_bytes_count"] - before[f"{direction}_bytes_count"] > 30000,
+                   60, "the stream to begin")
+        time.sleep(3)
+        start, since = metrics_of(guest), time.monotonic()
+        time.sleep(6)
+        end, seconds = metrics_of(guest), time.monotonic() - since
+        status, output = guest.finish(mark, 240)
+        assert status == 0, output
+        server.wait(scaled(60))
+        report = json.loads(output[output.index(b"{"):])["end"]
+        return ((end[f"{direction}_bytes_count"] - start[f"{direction}_bytes_count"]) / seconds,
+                (end[f"{direction}_packets_count"] - start[f"{direction}_packets_count"]) / seconds,
+                report["sum_received"]["bits_per_second"] / 8)
+
+    @pytest.mark.parametrize("direction", ["rx", "tx"])
+    def test_iperf3_measures_the_limits_before_and_after_a_patch(self, workshop, new_network, kernel, direction,
+                                                                 needs):
+        needs("iperf3")
+        field = f"{direction}_rate_limiter"
+
+        def assert_limit(limit, *which):
+            """Within 5 %, and never above; once more where the machine has stalled."""
+            seen = []
+            for _ in range(3):
+                seen.append([self.measure(network, guest, direction)[number] for number in which])
+                assert max(seen[-1]) <= 1.05 * limit, (seen, limit)
+                if min(seen[-1]) >= 0.95 * limit:
+                    return
+            raise AssertionError((seen, limit))
+
+        network = new_network()
+        guest = wired(workshop, network, kernel, mtu=9000,
+                      limits={field: {"bandwidth": {"size": 80000, "refill_time": 200}}})
+        # What waits beyond this is dropped: TCP sees it while the stream is young.
+        network.sh("ip link set tap0 txqueuelen 20")
+        assert_limit(400000, 0, 2)
+        guest.api.patch("/network-interfaces/eth0", {field: {"bandwidth": {"size": 40000, "refill_time": 200}}})
+        assert_limit(200000, 0, 2)
+        guest.api.patch("/network-interfaces/eth0", {field: {
+            "bandwidth": {"size": 0, "refill_time": 0}, "ops": {"size": 8, "refill_time": 200}}})
+        assert_limit(40, 1)
+        assert metrics_of(guest)[f"{direction}_rate_limiter_throttled_events"] > 0
+        assert guest.api.get("/vm/config")["network-interfaces"][0][field] == {
+            "ops": {"size": 8, "refill_time": 200, "one_time_burst": 0}}
 
 
 class TestTrouble:

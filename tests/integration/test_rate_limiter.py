@@ -1,4 +1,8 @@
-"""Rate limits: what a guest measures is what was set. The limits are far below what any machine does."""
+"""Rate limits: what a guest measures is what was set.
+
+The limits are far below what any machine does. More than the limit is never let through, whatever the machine; less is,
+where it stalls for longer than a bucket takes to refill, and then the measurement is made again.
+"""
 import json
 import os
 import time
@@ -24,10 +28,6 @@ def metrics_of(monitor, path):
     return json.loads(path.read_text().splitlines()[-1])
 
 
-def assert_near(measured, limit):
-    assert abs(measured - limit) <= SHARE * limit, f"{measured:.1f} instead of {limit}"
-
-
 def boot_with_fio(workshop, kernel, limits, **drive):
     """A guest with fio, whose second disk has these limits."""
     root = workshop.copy_of(images.root_disk_with_fio(), "root.ext4")
@@ -39,69 +39,69 @@ def boot_with_fio(workshop, kernel, limits, **drive):
     return guest
 
 
-class Fio:
-    """What fio and the monitor measured of the same five seconds, after two in which buckets ran empty."""
+def done(metrics):
+    """Bytes and operations of the drive so far."""
+    drive = metrics["block_data"]
+    return (drive["read_bytes"] + drive["write_bytes"], drive["read_count"] + drive["write_count"])
 
-    def __init__(self, guest, rw, block_size):
-        mark = guest.start(f"fio --name=job --filename=/dev/vdb --rw={rw} --bs={block_size} --direct=1 "
-                           f"--ioengine=libaio --iodepth=8 --ramp_time=2 --runtime=7 --time_based "
-                           f"--fallocate=none --output-format=json")
-        before = metrics_of(guest.monitor, guest.metrics_path)
 
-        def has_begun():
-            now = metrics_of(guest.monitor, guest.metrics_path)
-            return self.done(now)[1] - self.done(before)[1] > 0
+def fio(guest, rw, block_size):
+    """What fio and the monitor measured of the same seconds, after two in which buckets ran empty.
 
-        wait_until(has_begun, 60, "fio to begin")
-        time.sleep(2.5)
-        start = metrics_of(guest.monitor, guest.metrics_path)
-        time.sleep(5)
-        end = metrics_of(guest.monitor, guest.metrics_path)
-        status, output = guest.finish(mark, 120)
-        assert status == 0
-        report = json.loads(output[output.index(b"{"):])["jobs"][0]
-        side = report["write" if "write" in rw else "read"]
-        self.bytes_per_second, self.ops_per_second = side["bw_bytes"], side["iops"]
-        seconds = (end["utc_timestamp_ms"] - start["utc_timestamp_ms"]) / 1000
-        amounts = [(then - now) / seconds for then, now in zip(self.done(end), self.done(start))]
-        self.monitor_bytes_per_second, self.monitor_ops_per_second = amounts
+    Two pairs: bytes, and operations, in a second.
+    """
+    before = metrics_of(guest.monitor, guest.metrics_path)
+    mark = guest.start(f"fio --name=job --filename=/dev/vdb --rw={rw} --bs={block_size} --direct=1 "
+                       f"--ioengine=libaio --iodepth=4 --ramp_time=2 --runtime=7 --time_based "
+                       f"--fallocate=none --output-format=json")
+    wait_until(lambda: done(metrics_of(guest.monitor, guest.metrics_path))[1] > done(before)[1] + 20, 60,
+               "fio to begin")
+    time.sleep(2)
+    start = metrics_of(guest.monitor, guest.metrics_path)
+    time.sleep(6)
+    end = metrics_of(guest.monitor, guest.metrics_path)
+    status, output = guest.finish(mark, 120)
+    assert status == 0
+    report = json.loads(output[output.index(b"{"):])["jobs"][0]
+    side = report["write" if "write" in rw else "read"]
+    seconds = (end["utc_timestamp_ms"] - start["utc_timestamp_ms"]) / 1000
+    of_monitor = [(then - now) / seconds for then, now in zip(done(end), done(start))]
+    return list(zip((side["bw_bytes"], side["iops"]), of_monitor))
 
-    @staticmethod
-    def done(metrics):
-        drive = metrics["block_data"]
-        return (drive["read_bytes"] + drive["write_bytes"], drive["read_count"] + drive["write_count"])
 
-    def assert_bandwidth(self, limit):
-        assert_near(self.monitor_bytes_per_second, limit)
-        assert_near(self.bytes_per_second, limit)
-
-    def assert_ops(self, limit):
-        assert_near(self.monitor_ops_per_second, limit)
-        assert_near(self.ops_per_second, limit)
+def assert_limit(measure, limit, attempts=3):
+    """measure() is within 5 % of the limit, and never above."""
+    seen = []
+    for _ in range(attempts):
+        seen.append(measure())
+        assert max(seen[-1]) <= (1 + SHARE) * limit, (seen, limit)
+        if min(seen[-1]) >= (1 - SHARE) * limit:
+            return
+    raise AssertionError(f"{seen} instead of {limit}")
 
 
 @pytest.mark.guest
 class TestDrives:
     def test_fio_measures_the_bandwidth_before_and_after_a_patch(self, workshop, kernel):
-        guest = boot_with_fio(workshop, kernel, {"bandwidth": bucket(512 * KIB)}, io_engine="Sync")
-        Fio(guest, "randread", "8k").assert_bandwidth(512 * KIB)
+        guest = boot_with_fio(workshop, kernel, {"bandwidth": bucket(100 * KIB, 200)}, io_engine="Sync")
+        assert_limit(lambda: fio(guest, "randread", "4k")[0], 500 * KIB)
         # Of two limits the tighter one counts.
         guest.api.patch("/drives/data", {"drive_id": "data", "rate_limiter": {
-            "bandwidth": bucket(32 * KIB, 100), "ops": bucket(1000)}})
-        Fio(guest, "randwrite", "4k").assert_bandwidth(320 * KIB)
+            "bandwidth": bucket(60 * KIB, 200), "ops": bucket(1000)}})
+        assert_limit(lambda: fio(guest, "randwrite", "4k")[0], 300 * KIB)
         drive = metrics_of(guest.monitor, guest.metrics_path)["block_data"]
         assert drive["rate_limiter_throttled_events"] > 0
         assert drive["rate_limiter_event_count"] > 0
         assert guest.reboot() == 0
 
     def test_fio_measures_the_operations_before_and_after_a_patch(self, workshop, kernel):
-        guest = boot_with_fio(workshop, kernel, {"ops": bucket(50), "bandwidth": bucket(10 * MIB)},
+        guest = boot_with_fio(workshop, kernel, {"ops": bucket(10, 200), "bandwidth": bucket(10 * MIB)},
                               io_engine="Async")
-        Fio(guest, "randwrite", "4k").assert_ops(50)
+        assert_limit(lambda: fio(guest, "randwrite", "4k")[1], 50)
         guest.api.patch("/drives/data", {"drive_id": "data", "rate_limiter": {
-            "ops": bucket(10, 100), "bandwidth": NO_LIMIT}})
-        Fio(guest, "randread", "16k").assert_ops(100)
-        assert guest.api.get("/vm/config")["drives"][1]["rate_limiter"] == {"ops": bucket(10, 100)}
+            "ops": bucket(20, 200), "bandwidth": NO_LIMIT}})
+        assert_limit(lambda: fio(guest, "randread", "16k")[1], 100)
+        assert guest.api.get("/vm/config")["drives"][1]["rate_limiter"] == {"ops": bucket(20, 200)}
 
         def throttled():
             return metrics_of(guest.monitor, guest.metrics_path)["block_data"]["rate_limiter_throttled_events"]
@@ -174,14 +174,14 @@ class TestSerial:
         time.sleep(seconds)
         return (os.path.getsize(path) - before) / (time.monotonic() - start)
 
-    @pytest.mark.parametrize("limiter", [bucket(10000), {"bandwidth": bucket(1000, 100)}],
+    @pytest.mark.parametrize("limiter", [bucket(100, 200), {"bandwidth": bucket(50, 100)}],
                              ids=["bucket", "limiter"])
     def test_output_keeps_its_limit(self, workshop, limiter):
         out = workshop.path("out")
         monitor = workshop.boot_tiny(tiny.COUNT, "--metrics-path", workshop.path("metrics"),
                                      serial={"serial_out_path": str(out), "rate_limiter": limiter})
-        wait_until(lambda: out.exists() and os.path.getsize(out) >= 11000, 60, "output")
-        assert_near(self.measure(out, 5), 10000)
+        wait_until(lambda: out.exists() and os.path.getsize(out) >= 600, 60, "output")
+        assert_limit(lambda: [self.measure(out, 6)], 500)
         assert monitor.api.get("/vm/config")["serial"]["rate_limiter"] == limiter
         wait_until(lambda: metrics_of(monitor, workshop.path("metrics"))["uart"]["dropped_count"] > 0, 60,
                    "output that found no room")
