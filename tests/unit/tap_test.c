@@ -141,6 +141,7 @@ Test(tap, missing_one_is_told_from_anothers_without_privilege)
 	assert_refused(others, EPERM, "belongs to another user");
 	cr_assert_eq(tap_open(&tap, &config, &err), 0, "%s", err.message);
 	tap_close(&tap);
+	cr_assert_eq(seteuid(0), 0);
 }
 
 Test(tap, one_in_use_is_refused)
