@@ -37,6 +37,8 @@ static void run_checks(const struct config_object *object, const union any_confi
 		result = config_machine_check(&config->machine, &err);
 	else if (object == &config_drive_object)
 		result = config_drive_check(&config->drive, &err);
+	else if (object == &config_network_interface_object)
+		result = config_network_interface_check(&config->interface, &err);
 	else if (object == &config_logger_object)
 		result = config_logger_check(&config->logger, &err);
 	require((result < 0) == (err.message[0] != '\0'));
