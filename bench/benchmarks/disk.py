@@ -33,6 +33,7 @@ JOBS = {
     "read-8": ("sequential read, 128 KiB, queue depth 8", "--rw=read --bs=128k --iodepth=8"),
 }
 SHORT, LONG = 500, 2500        # requests of a short and a long run, by which instructions per request are found
+TRACED = (100, 600)            # under tracepoints, whose text takes long to read there
 LARGE = {"read-8"}             # a sixteenth of them
 
 
@@ -167,13 +168,15 @@ def whose(bench, found, job):
             continue
         traces = []
         with turn(contender):
-            for count in (SHORT, LONG):
+            for count in TRACED:
+                bench.progress.show(f"disk: tracing {name}, {count} requests")
                 with recorded() as trace:
                     contender.run(job, f"--io_size={4 * count}k --size={FILE_BYTES}")
                 traces.append(trace)
         short, long = traces
-        own = (long.guest - short.guest) / (LONG - SHORT)
-        exits = {reason: (count - short.exits.get(reason, (0, 0))[0]) / (LONG - SHORT)
+        more = TRACED[1] - TRACED[0]
+        own = (long.guest - short.guest) / more
+        exits = {reason: (count - short.exits.get(reason, (0, 0))[0]) / more
                  for reason, (count, _) in long.exits.items()}
         often = [f"{reason} {each:.2f}" for reason, each in sorted(exits.items(), key=lambda item: -item[1]) if each >= 0.01]
         rows.append([name, f"{everything:.0f}", f"{own:.0f}", f"{everything - own:.0f}", f"{sum(exits.values()):.2f}",
