@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from harness import small
+from harness import network, small
 from harness.clock import FACTOR
 from harness.workshop import log_of
 
@@ -39,12 +39,12 @@ def digest(path, size=-1):
         return hashlib.sha256(file.read(size)).hexdigest()
 
 
-def boot(workshop, args, *, engine="Async", vcpus=1, **options):
+def boot(workshop, args, *, engine="Async", vcpus=1, sections=None, **options):
     victim, witness = pattern_disk(workshop, "victim"), pattern_disk(workshop, "witness")
     metrics = workshop.path("metrics")
     metrics.unlink(missing_ok=True)
     guest = workshop.boot_small(
-        "hostile", args, "--metrics-path", metrics, mem=64, vcpus=vcpus, options=options,
+        "hostile", args, "--metrics-path", metrics, mem=64, vcpus=vcpus, options=options, **(sections or {}),
         drives=[{"path": victim, "io_engine": engine, "cache_type": "Writeback"},
                 {"path": witness, "read_only": True, "io_engine": "Sync"}])
     guest.metrics_path = metrics
@@ -124,6 +124,29 @@ class TestAllCases:
         metrics = metrics_of(guest)
         assert metrics["block_victim"]["needs_reset_count"] > 0
         assert metrics["block_witness"]["needs_reset_count"] == 0
+        end(guest)
+
+
+@pytest.fixture
+def net(needs):
+    made = network.make(needs)
+    yield made
+    made.clean_up()
+
+
+class TestNetwork:
+    @pytest.mark.parametrize("suite, vcpus", [("net", 1), ("race-net", 2)])
+    def test_every_case_leaves_a_network_that_works(self, workshop, net, suite, vcpus):
+        guest = boot(workshop, f"suite={suite} rounds={ROUNDS * vcpus} then=halt", vcpus=vcpus, wrapper=net.wrapper,
+                     sections={"network-interfaces": [{"iface_id": "eth0", "host_dev_name": network.TAP}]})
+        wait_end_of_cases(guest)
+        assert len(assert_all_good(guest)) >= (3 if suite == "race-net" else 25)
+        assert_monitor_is_well(guest)
+        metrics = metrics_of(guest)
+        assert metrics["net_eth0"]["needs_reset_count"] >= guest.result("broken")["count"]
+        assert metrics["net_eth0"]["needs_reset_count"] > (0 if suite == "race-net" else 9)
+        assert metrics["net_eth0"]["tx_malformed_frames"] > ROUNDS
+        assert metrics["block_victim"]["needs_reset_count"] == metrics["block_witness"]["needs_reset_count"] == 0
         end(guest)
 
 

@@ -9,15 +9,16 @@
 #define DEFAULT_PATIENCE 40000000000ULL /* ten seconds and more */
 
 static const struct hostile_suite *const suites[] = {
-	&suite_chains,	 &suite_indirect, &suite_rings,	  &suite_registers, &suite_queue_registers,
-	&suite_requests, &suite_ranges,	  &suite_nowhere, &suite_legacy,    &suite_race,
+	&suite_chains,		&suite_indirect, &suite_rings,	&suite_registers,
+	&suite_queue_registers, &suite_requests, &suite_ranges, &suite_nowhere,
+	&suite_legacy,		&suite_net,	 &suite_race,	&suite_race_net,
 };
 
 uint64_t rounds = 100;
 uint64_t patience = DEFAULT_PATIENCE;
 
 static struct rig victim, witness;
-static bool has_drives;
+static bool has_drives, has_net;
 static uint64_t broken_count;
 
 static struct {
@@ -72,25 +73,39 @@ uint64_t random_next(uint64_t *state)
 	return *state;
 }
 
+static bool is_about_net(const struct hostile_suite *suite)
+{
+	return suite->need == NEED_NET || suite->need == NEED_NET_AND_TWO_CPUS;
+}
+
 static const char *reason_to_skip(const struct hostile_suite *suite)
 {
-	if (suite->need != NEED_NOTHING && !has_drives)
+	if (is_about_net(suite) && !has_net)
+		return "a-network-device-is-needed";
+	if ((suite->need == NEED_BLOCK || suite->need == NEED_TWO_CPUS) && !has_drives)
 		return "two-drives-are-needed";
-	if (suite->need == NEED_TWO_CPUS && !race_is_possible())
+	if ((suite->need == NEED_TWO_CPUS || suite->need == NEED_NET_AND_TWO_CPUS) &&
+	    !race_is_possible())
 		return "two-cpus-are-needed";
 	return NULL;
 }
 
-static void run_case(const struct hostile_suite *suite, const struct hostile_case *one)
+/* The victim as a case expects it. Returns the rig of it. */
+static struct rig *prepare(const struct hostile_suite *suite, const struct hostile_case *one)
 {
-	bool on_drive = suite->need != NEED_NOTHING;
-
-	verdict.what = NULL;
-	if (on_drive && suite->raw)
+	if (is_about_net(suite)) {
+		net_start(one->features);
+		return net_rig();
+	}
+	if (suite->need != NEED_NOTHING && suite->raw)
 		rig_reset(&victim);
-	else if (on_drive)
+	else if (suite->need != NEED_NOTHING)
 		rig_start(&victim, one->features);
-	one->run(&victim);
+	return &victim;
+}
+
+static void expect_all_works(const struct hostile_suite *suite)
+{
 	expect_witness();
 	if (has_drives) {
 		rig_start(&victim, 0);
@@ -100,6 +115,15 @@ static void run_case(const struct hostile_suite *suite, const struct hostile_cas
 			rig_guard(&witness);
 		}
 	}
+	if (is_about_net(suite))
+		expect_net_works();
+}
+
+static void run_case(const struct hostile_suite *suite, const struct hostile_case *one)
+{
+	verdict.what = NULL;
+	one->run(prepare(suite, one));
+	expect_all_works(suite);
 	if (verdict.what)
 		print("\nresult: case name=%s verdict=bad what=%s value=%#llx\n", one->name,
 		      verdict.what, (unsigned long long)verdict.value);
@@ -179,6 +203,7 @@ void guest_main(void)
 
 	params_read(params, sizeof(params) / sizeof(params[0]));
 	open_drives();
+	has_net = net_init();
 	while (repeat == 0 || done < repeat) {
 		if (run_all() == 0)
 			guest_fail("there is no such case or suite");

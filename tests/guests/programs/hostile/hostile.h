@@ -16,7 +16,8 @@ enum hostile_need {
 	NEED_NOTHING,
 	NEED_BLOCK, /* the victim: the first drive, writable. The witness: the second, read-only */
 	NEED_NET,   /* the victim: the first network device */
-	NEED_TWO_CPUS /* a victim drive, and a second CPU */
+	NEED_TWO_CPUS, /* a victim drive, and a second CPU */
+	NEED_NET_AND_TWO_CPUS,
 };
 
 struct hostile_case {
@@ -40,7 +41,7 @@ struct hostile_suite {
 
 extern const struct hostile_suite suite_chains, suite_indirect, suite_rings, suite_registers,
 	suite_queue_registers, suite_requests, suite_ranges, suite_legacy, suite_nowhere,
-	suite_race;
+	suite_race, suite_net, suite_race_net;
 
 /* The command line. */
 extern uint64_t rounds;	  /* of what is done many times */
@@ -60,6 +61,21 @@ struct rig *witness_rig(void);
 
 /* Whether there is a second CPU. */
 bool race_is_possible(void);
+
+/* The second CPU does `step` again and again, in ring 3, until the race ends. */
+void race_start(struct rig *rig, void (*step)(struct rig *rig, uint64_t numbers));
+void race_end(void);
+
+/* Such a step. */
+void race_rewrite_descriptors(struct rig *rig, uint64_t numbers);
+
+/* net.c: false when there is no network device; its transmit queue; a start of both queues. */
+bool net_init(void);
+struct rig *net_rig(void);
+void net_start(uint64_t features);
+
+/* After a reset, a question to the host is answered. */
+void expect_net_works(void);
 
 /* The end of RAM below 4 GiB. */
 uint64_t end_of_memory(void);

@@ -55,7 +55,7 @@ bool race_is_possible(void)
 	return possible;
 }
 
-static void start_race(struct rig *rig, void (*step)(struct rig *rig, uint64_t numbers))
+void race_start(struct rig *rig, void (*step)(struct rig *rig, uint64_t numbers))
 {
 	race.rig = rig;
 	race.step = step;
@@ -64,7 +64,7 @@ static void start_race(struct rig *rig, void (*step)(struct rig *rig, uint64_t n
 	expect(cpu_start(SECOND_CPU, SECOND_CPU, second_cpu, NULL, CPU_PATIENCE), "second_cpu", 0);
 }
 
-static void end_race(void)
+void race_end(void)
 {
 	uint64_t start = tsc_read();
 
@@ -123,7 +123,7 @@ static void rewrite(struct rig *rig, struct virtq_desc *table, unsigned int coun
 		desc->next = (uint16_t)(numbers >> 40) % (DESCRIPTORS + 1);
 }
 
-static void rewrite_descriptors(struct rig *rig, uint64_t numbers)
+void race_rewrite_descriptors(struct rig *rig, uint64_t numbers)
 {
 	rewrite(rig, rig->memory->desc, DESCRIPTORS, numbers, VIRTQ_DESC_NEXT | VIRTQ_DESC_WRITE);
 }
@@ -199,7 +199,7 @@ static void put_good_chains(struct rig *rig)
 
 static void run_race(struct rig *rig, void (*step)(struct rig *rig, uint64_t numbers))
 {
-	start_race(rig, step);
+	race_start(rig, step);
 	for (uint64_t round = 0; round < rounds; round++) {
 		rig_reset(rig);
 		put_good_chains(rig);
@@ -216,14 +216,14 @@ static void run_race(struct rig *rig, void (*step)(struct rig *rig, uint64_t num
 		if (round % 8 == 0)
 			expect_witness();
 	}
-	end_race();
+	race_end();
 	rig_reset(rig);
 	expect_witness();
 }
 
 static void race_descriptors(struct rig *rig)
 {
-	run_race(rig, rewrite_descriptors);
+	run_race(rig, race_rewrite_descriptors);
 }
 
 static void race_indirect(struct rig *rig)
@@ -243,7 +243,7 @@ static void race_headers(struct rig *rig)
 
 static void race_registers(struct rig *rig)
 {
-	start_race(rig, write_registers);
+	race_start(rig, write_registers);
 	for (uint64_t round = 0; round < rounds; round++) {
 		uint64_t features = VIRTIO_F_VERSION_1 | F_RING_RESET;
 
@@ -260,7 +260,7 @@ static void race_registers(struct rig *rig)
 		if (round % 8 == 0)
 			expect_witness();
 	}
-	end_race();
+	race_end();
 	rig_reset(rig);
 	expect_witness();
 }
