@@ -65,8 +65,9 @@ bool cgroup_parse_mount(const char *line, const char *controller, char *path)
 		return false;
 	for (int field = 0; field < 4; field++) {
 		place = strchr(place, ' ');
-		if (!place++)
+		if (!place)
 			return false;
+		place++;
 	}
 	if (place >= fields)
 		return false;

@@ -142,6 +142,7 @@ static bool same_pair(struct word written, struct word found)
 {
 	const char *want = memchr(written.text, '=', written.length);
 	const char *have = memchr(found.text, '=', found.length);
+	uint64_t wanted, had;
 	size_t key;
 
 	if (!want || !have)
@@ -149,8 +150,10 @@ static bool same_pair(struct word written, struct word found)
 	key = (size_t)(want - written.text);
 	if (key != (size_t)(have - found.text) || memcmp(written.text, found.text, key) != 0)
 		return false;
-	return same_size((struct word) { want + 1, written.length - key - 1 },
-			 (struct word) { have + 1, found.length - key - 1 });
+	/* Rates and the like: nothing is rounded. */
+	return parse_size((struct word) { want + 1, written.length - key - 1 }, &wanted) &&
+	       parse_size((struct word) { have + 1, found.length - key - 1 }, &had) &&
+	       wanted == had;
 }
 
 static bool same_word(struct word written, struct word found)
@@ -164,7 +167,7 @@ static bool line_holds(const char *written, const char *line, size_t length)
 {
 	cleanup_free char *copy = strndup(line, length);
 	const char *rest = copy;
-	struct word want, have;
+	struct word want = { 0 }, have = { 0 };
 
 	if (!copy)
 		return false;

@@ -433,7 +433,8 @@ int jail_options_parse(struct jail_options *options, int argc, char **argv, stru
 	*options = (struct jail_options) { .command = JAIL_RUN,
 					   .base_dir = JAIL_DEFAULT_BASE,
 					   .no_file = JAIL_DEFAULT_NO_FILE };
-	optind = 1;
+	/* 0, not 1: glibc then forgets what it was in the middle of (getopt(3), Notes). */
+	optind = 0;
 	opterr = 0;
 	while (result == 0 && (code = getopt_long(argc, argv, "+:hV", long_options, NULL)) != -1) {
 		if (code == 'h' || code == 'V') {
