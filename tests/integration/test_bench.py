@@ -177,6 +177,15 @@ class TestChildren:
             child.finish(0.05)
         wait_until(lambda: not alive(int(pids.read_text())), 10, "the grandchild's end")
 
+    def test_a_child_that_is_let_be_costs_no_descriptor_and_is_still_ours(self):
+        before = len(os.listdir("/proc/self/fd"))
+        child = Child(["sleep", "1000"], stdout=None, stderr=None)
+        child.let_be()
+        assert len(os.listdir("/proc/self/fd")) == before
+        child.signal(signal.SIGTERM)
+        assert child.finish().status == -signal.SIGTERM
+        assert len(os.listdir("/proc/self/fd")) == before
+
     def test_a_program_that_is_not_there_is_a_failure(self):
         with pytest.raises(ContenderFailed, match="cannot be started: No such file"):
             Child(["/no/such/program"])
