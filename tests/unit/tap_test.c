@@ -64,13 +64,16 @@ static bool exists(const char *name)
 	return there;
 }
 
-/* In this process alone, /dev/net/tun is everybody's. */
-static bool open_tun_to_all(void)
+/* In this process alone, /dev/net is empty. */
+static bool hide_tun(void)
 {
 	return unshare(CLONE_NEWNS) == 0 && mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
-	       mount("none", "/dev/net", "tmpfs", 0, NULL) == 0 &&
-	       mknod("/dev/net/tun", S_IFCHR, makedev(10, 200)) == 0 &&
-	       chmod("/dev/net", 0755) == 0 && chmod("/dev/net/tun", 0666) == 0;
+	       mount("none", "/dev/net", "tmpfs", 0, NULL) == 0 && chmod("/dev/net", 0755) == 0;
+}
+
+static bool make_tun(mode_t mode)
+{
+	return mknod("/dev/net/tun", S_IFCHR, makedev(10, 200)) == 0 && chmod("/dev/net/tun", mode) == 0;
 }
 
 static struct network_interface_config config_of(char *name)
@@ -133,7 +136,7 @@ Test(tap, missing_one_is_told_from_anothers_without_privilege)
 		return;
 	close(make(others, IFF_TAP, 0));
 	close(make(own, IFF_TAP, NOBODY));
-	if (!open_tun_to_all() || seteuid(NOBODY) < 0) {
+	if (!hide_tun() || !make_tun(0666) || seteuid(NOBODY) < 0) {
 		cr_log_warn("skipped: this user cannot become another");
 		return;
 	}
@@ -141,6 +144,25 @@ Test(tap, missing_one_is_told_from_anothers_without_privilege)
 	assert_refused(others, EPERM, "belongs to another user");
 	cr_assert_eq(tap_open(&tap, &config, &err), 0, "%s", err.message);
 	tap_close(&tap);
+	cr_assert_eq(seteuid(0), 0);
+}
+
+Test(tap, missing_and_forbidden_node_are_told_apart)
+{
+	char name[] = "tap0";
+	struct network_interface_config config = config_of(name);
+	struct error err = { 0 };
+	struct tap tap;
+
+	if (!have_tun() || !hide_tun())
+		return;
+	cr_assert_eq(tap_open(&tap, &config, &err), -ENOENT);
+	cr_assert(strstr(err.message, "network interface eth0: cannot open /dev/net/tun"), "%s", err.message);
+	cr_assert(strstr(err.message, "modprobe tun"), "%s", err.message);
+	if (!make_tun(0600) || seteuid(NOBODY) < 0)
+		return;
+	cr_assert_eq(tap_open(&tap, &config, &err), -EACCES);
+	cr_assert(strstr(err.message, "this user may not open it"), "%s", err.message);
 	cr_assert_eq(seteuid(0), 0);
 }
 
