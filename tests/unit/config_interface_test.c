@@ -4,10 +4,12 @@
 
 #include "mayfly/config.h"
 
-static int check(const char *id, const char *device, const char *mac, uint64_t mtu, struct error *err)
+static int check(const char *id, const char *device, const char *mac, uint64_t mtu,
+		 struct error *err)
 {
 	struct network_interface_config interface = { .iface_id = strdup(id),
-						      .host_dev_name = device ? strdup(device) : NULL,
+						      .host_dev_name =
+							      device ? strdup(device) : NULL,
 						      .guest_mac = mac ? strdup(mac) : NULL,
 						      .mtu = mtu };
 	int result = config_network_interface_check(&interface, err);
@@ -25,41 +27,54 @@ Test(config_interface, id_device_and_mtu_are_checked)
 	cr_assert_eq(check("eth0", "tap0", NULL, 65535, &err), 0);
 	cr_assert_eq(check("", "tap0", NULL, 0, &err), -EINVAL);
 	cr_assert_eq(check("eth0", NULL, NULL, 0, &err), -EINVAL);
-	for (const uint64_t *mtu = (const uint64_t[]){ 67, 65536, 1ULL << 32, 0 }; *mtu; mtu++) {
+	for (const uint64_t *mtu = (const uint64_t[]) { 67, 65536, 1ULL << 32, 0 }; *mtu; mtu++) {
 		cr_assert_eq(check("eth0", "tap0", NULL, *mtu, &err), -ERANGE);
-		cr_assert(strstr(err.message, "network interface eth0: The value of `mtu` is "), "%s", err.message);
+		cr_assert(strstr(err.message, "network interface eth0: The value of `mtu` is "),
+			  "%s", err.message);
 	}
 }
 
 Test(config_interface, device_has_a_name_that_the_kernel_takes)
 {
 	static const char *const good[] = { "t", "tap-0.1_x", "123456789012345", "t\xc3\xa4p" };
-	static const char *const bad[] = { "", ".", "..", "1234567890123456", "a/b", "a b", "a:1", "tap%d", "a\n" };
+	static const char *const bad[] = { "",	  ".",	   "..", "1234567890123456", "a/b", "a b",
+					   "a:1", "tap%d", "a\n" };
 	struct error err;
 
 	for (size_t i = 0; i < ARRAY_SIZE(good); i++)
 		cr_assert_eq(check("eth0", good[i], NULL, 0, &err), 0, "%s", good[i]);
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
 		cr_assert_eq(check("eth0", bad[i], NULL, 0, &err), -EINVAL, "%s", bad[i]);
-		cr_assert(strstr(err.message, "network interface eth0: host_dev_name `"), "%s", err.message);
+		cr_assert(strstr(err.message, "network interface eth0: host_dev_name `"), "%s",
+			  err.message);
 		cr_assert(strstr(err.message, bad[i]), "%s", err.message);
 	}
 }
 
 Test(config_interface, address_is_one_that_an_interface_can_have)
 {
-	static const char *const good[] = { "06:00:ac:10:00:02", "AA:FC:00:00:00:01", "00:00:00:00:00:01" };
-	static const char *const bad[] = { "",			"06:00:ac:10:00",      "06:00:ac:10:00:02:03",
-					   "06-00-ac-10-00-02", "06:00:ac:10:00:0g",   "6:0:ac:10:0:2",
-					   "01:00:5e:00:00:01", "ff:ff:ff:ff:ff:ff",   "00:00:00:00:00:00",
-					   " 06:00:ac:10:00:0", "06:00:ac:10:00:02\n", "+6:00:ac:10:00:02" };
+	static const char *const good[] = { "06:00:ac:10:00:02", "AA:FC:00:00:00:01",
+					    "00:00:00:00:00:01" };
+	static const char *const bad[] = { "",
+					   "06:00:ac:10:00",
+					   "06:00:ac:10:00:02:03",
+					   "06-00-ac-10-00-02",
+					   "06:00:ac:10:00:0g",
+					   "6:0:ac:10:0:2",
+					   "01:00:5e:00:00:01",
+					   "ff:ff:ff:ff:ff:ff",
+					   "00:00:00:00:00:00",
+					   " 06:00:ac:10:00:0",
+					   "06:00:ac:10:00:02\n",
+					   "+6:00:ac:10:00:02" };
 	struct error err;
 
 	for (size_t i = 0; i < ARRAY_SIZE(good); i++)
 		cr_assert_eq(check("eth0", "tap0", good[i], 0, &err), 0, "%s", good[i]);
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
 		cr_assert_eq(check("eth0", "tap0", bad[i], 0, &err), -EINVAL, "%s", bad[i]);
-		cr_assert(strstr(err.message, "network interface eth0: guest_mac "), "%s", err.message);
+		cr_assert(strstr(err.message, "network interface eth0: guest_mac "), "%s",
+			  err.message);
 		cr_assert(strstr(err.message, bad[i]), "%s", err.message);
 	}
 }
@@ -82,7 +97,8 @@ Test(config_interface, missing_address_is_made_up_and_a_given_one_kept)
 
 	cr_assert_eq(config_complete_mac(&interface, &err), 0);
 	cr_assert(config_parse_mac(interface.guest_mac, first));
-	cr_assert_eq(first[0] & 3, 2, "for one station, administered locally: %s", interface.guest_mac);
+	cr_assert_eq(first[0] & 3, 2, "for one station, administered locally: %s",
+		     interface.guest_mac);
 	free(interface.guest_mac);
 	interface.guest_mac = NULL;
 	cr_assert_eq(config_complete_mac(&interface, &err), 0);

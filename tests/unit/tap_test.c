@@ -29,7 +29,8 @@ static bool have_tun(void)
 	int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
 
 	if (fd < 0 || unshare(CLONE_NEWNET) < 0) {
-		cr_log_warn("skipped: no /dev/net/tun, or no network namespace: %s", strerror(errno));
+		cr_log_warn("skipped: no /dev/net/tun, or no network namespace: %s",
+			    strerror(errno));
 		close_fd(&fd);
 		return false;
 	}
@@ -67,18 +68,20 @@ static bool exists(const char *name)
 /* In this process alone, /dev/net is empty. */
 static bool hide_tun(void)
 {
-	return unshare(CLONE_NEWNS) == 0 && mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
+	return unshare(CLONE_NEWNS) == 0 &&
+	       mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
 	       mount("none", "/dev/net", "tmpfs", 0, NULL) == 0 && chmod("/dev/net", 0755) == 0;
 }
 
 static bool make_tun(mode_t mode)
 {
-	return mknod("/dev/net/tun", S_IFCHR, makedev(10, 200)) == 0 && chmod("/dev/net/tun", mode) == 0;
+	return mknod("/dev/net/tun", S_IFCHR, makedev(10, 200)) == 0 &&
+	       chmod("/dev/net/tun", mode) == 0;
 }
 
 static struct network_interface_config config_of(char *name)
 {
-	return (struct network_interface_config){ .iface_id = id, .host_dev_name = name };
+	return (struct network_interface_config) { .iface_id = id, .host_dev_name = name };
 }
 
 static void assert_refused(char *name, int code, const char *words)
@@ -157,7 +160,8 @@ Test(tap, missing_and_forbidden_node_are_told_apart)
 	if (!have_tun() || !hide_tun())
 		return;
 	cr_assert_eq(tap_open(&tap, &config, &err), -ENOENT);
-	cr_assert(strstr(err.message, "network interface eth0: cannot open /dev/net/tun"), "%s", err.message);
+	cr_assert(strstr(err.message, "network interface eth0: cannot open /dev/net/tun"), "%s",
+		  err.message);
 	cr_assert(strstr(err.message, "modprobe tun"), "%s", err.message);
 	if (!make_tun(0600) || seteuid(NOBODY) < 0)
 		return;
@@ -193,8 +197,8 @@ Test(tap, devices_of_other_kinds_are_refused)
 
 Test(tap, all_offloads_are_taken_and_given_back)
 {
-	const unsigned int tso = TAP_OFFLOAD_CHECKSUM | TAP_OFFLOAD_TSO4 | TAP_OFFLOAD_TSO6 |
-				 TAP_OFFLOAD_TSO_ECN;
+	const unsigned int tso =
+		TAP_OFFLOAD_CHECKSUM | TAP_OFFLOAD_TSO4 | TAP_OFFLOAD_TSO6 | TAP_OFFLOAD_TSO_ECN;
 	char name[] = "tap0";
 	struct network_interface_config config = config_of(name);
 	struct error err = { 0 };
@@ -269,7 +273,8 @@ Test(tap, frames_go_both_ways_behind_a_header)
 	close(make(name, IFF_TAP, -1));
 	configure(name, true);
 	cr_assert_eq(tap_open(&tap, &config, &err), 0, "%s", err.message);
-	/* The kernel sends nothing until it has seen, in its own time, that somebody is attached. */
+	/* The kernel sends nothing until it has seen, in its own time, that somebody is attached.
+	 */
 	for (unsigned int i = 0; i < 600 && answer.ethernet.h_proto != htons(ETH_P_ARP);) {
 		struct pollfd poll_fd = { .fd = tap.fd, .events = POLLIN };
 
@@ -307,7 +312,8 @@ Test(tap, nothing_to_read_down_and_deleted_are_errors_of_their_own)
 	cr_assert_eq(poll(&poll_fd, 1, 60000), 1, "it is up");
 	cr_assert_eq(tap.ops->write(&tap, &iov, 1), (ssize_t)sizeof(frame));
 	cr_assert_eq(ioctl(tap.fd, TUNSETPERSIST, 0), 0);
-	cr_assert_eq(system("ip link delete tap0 2>/dev/null || exit 77") == 0, exists(name) == false);
+	cr_assert_eq(system("ip link delete tap0 2>/dev/null || exit 77") == 0,
+		     exists(name) == false);
 	if (!exists(name)) {
 		cr_assert_eq(poll(&poll_fd, 1, 60000), 1);
 		cr_assert(poll_fd.revents & POLLERR);

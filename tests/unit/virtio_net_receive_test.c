@@ -143,7 +143,8 @@ Test(virtio_net_receive, frame_waits_for_buffers_and_the_loop_rests)
 
 	set_up(&f, USUAL);
 	cr_assert(host_sends(&f, NULL, 60, 1));
-	cr_assert_not(driver_turn(&f.driver, 0), "the TAP is not waited for before there are buffers");
+	cr_assert_not(driver_turn(&f.driver, 0),
+		      "the TAP is not waited for before there are buffers");
 	notify(&f, RX);
 	driver_settle(&f.driver);
 	cr_assert_not(driver_turn(&f.driver, 0));

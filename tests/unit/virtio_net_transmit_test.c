@@ -129,7 +129,9 @@ Test(virtio_net_transmit, flags_without_meaning_are_taken_away)
 
 static void assert_refused(uint64_t features, uint8_t flags, uint8_t gso_type)
 {
-	struct virtio_net_hdr_v1 header = { .flags = flags, .gso_type = gso_type, .gso_size = 1000 };
+	struct virtio_net_hdr_v1 header = { .flags = flags,
+					    .gso_type = gso_type,
+					    .gso_size = 1000 };
 	struct fixture f;
 
 	set_up(&f, features);
