@@ -17,7 +17,7 @@ from harness.workshop import log_of
 
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("kvm")]
 
-ENGINES = ("Sync", "Async")
+ENGINES = ("Sync", "Async") if FACTOR == 1 else ("Async",)
 SECTORS = 8192
 SECTOR = 512
 # What a case does many times, it does so many times.
@@ -145,7 +145,7 @@ class TestNetwork:
         metrics = metrics_of(guest)
         assert metrics["net_eth0"]["needs_reset_count"] >= guest.result("broken")["count"]
         assert metrics["net_eth0"]["needs_reset_count"] > (0 if suite == "race-net" else 9)
-        assert metrics["net_eth0"]["tx_malformed_frames"] > ROUNDS
+        assert metrics["net_eth0"]["tx_malformed_frames"] > (0 if suite == "race-net" else ROUNDS)
         assert metrics["block_victim"]["needs_reset_count"] == metrics["block_witness"]["needs_reset_count"] == 0
         end(guest)
 
@@ -173,7 +173,8 @@ class TestLog:
         assert_all_good(guest)
         lines = [line for line in log_of(guest.monitor).splitlines() if "the guest's driver" in line]
         assert 0 < len(lines) <= LINES_AT_ONCE * periods
-        assert len(lines) < times
+        # Each time there was one reason of the first case, and dozens of the second.
+        assert len(lines) < 10 * times
         assert metrics_of(guest)["block_victim"]["needs_reset_count"] == times
         end(guest)
 
@@ -213,3 +214,14 @@ class TestMeanwhile:
         assert refused and "does not take keys" in refused[-1].fault
         assert_monitor_is_well(guest)
         end(guest)
+
+
+@pytest.mark.parametrize("case", ["run-a-device", "run-nothing", "page-tables-in-a-device", "page-tables-nowhere",
+                                  "no-descriptors-at-all"])
+def test_a_guest_that_kills_itself_ends_its_monitor_in_order(workshop, case):
+    guest = workshop.boot_small("hostile", f"case=end-{case}")
+    assert guest.monitor.wait(SECONDS) == 1
+    assert re.search(r"triple fault|KVM internal error", log_of(guest.monitor))
+    assert "rip " in log_of(guest.monitor)
+    assert not SANITIZERS.search(guest.monitor.stderr), guest.monitor.stderr
+    assert not guest.monitor.socket_path.exists()

@@ -41,7 +41,7 @@ struct hostile_suite {
 
 extern const struct hostile_suite suite_chains, suite_indirect, suite_rings, suite_registers,
 	suite_queue_registers, suite_requests, suite_ranges, suite_legacy, suite_nowhere,
-	suite_race, suite_net, suite_race_net;
+	suite_race, suite_net, suite_race_net, suite_ends;
 
 /* The command line. */
 extern uint64_t rounds;	  /* of what is done many times */
