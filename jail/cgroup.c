@@ -36,7 +36,7 @@ static int enable_all(int fd, const struct jail_options *options, const char *pa
 		/* The files of the core (cgroup.freeze, cgroup.max.depth) are everywhere. */
 		if (strcmp(controller, "cgroup") != 0 &&
 		    cgroup_enable_controller(fd, controller, path, err) < 0)
-			return -err->code;
+			return error_prefix(err, "--cgroup %s", options->settings[i].file);
 	}
 	return 0;
 }
@@ -164,7 +164,7 @@ static int fill(struct cgroups *cgroups, const struct jail_options *options, boo
 			add_hierarchy(cgroups, v2 ? NULL : setting->controller, err);
 
 		if (!cgroup)
-			return -err->code;
+			return error_prefix(err, "--cgroup %s", setting->file);
 		if (!cgroup->made && (descend(cgroup, options, v2, err) < 0 ||
 				      make_leaf(cgroup, options->id, v2, err) < 0))
 			return -err->code;

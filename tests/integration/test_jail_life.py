@@ -143,11 +143,15 @@ class TestFailures:
         for mode in ("--new-pid-ns", "--daemonize"):
             self.fail(jails, mode, program=self.program(jails, bytes(broken)), words="cannot execute /prisoner-not")
             assert self.everything(jails) == before
-        self.fail(jails, "--cgroup", "no.such=1", words="no.such" if cgroup_version() == 2 else "controller no")
-        assert self.everything(jails) == before
         (jails.folder / "file").write_text("x")
         (jails.folder / "file").chmod(0)
         self.fail(jails, "--file", "/etc/hostname:a/b/c:ro", "--file", jails.folder / "file", words="files: --file")
+        assert self.everything(jails) == before
+        if not cgroup_version():
+            return
+        self.fail(jails, "--cgroup", "no.such=1", words="cgroup: --cgroup no.such: ")
+        assert self.everything(jails) == before
+        self.fail(jails, "--cgroup", "pids.nonsense=1", words="cgroup: --cgroup pids.nonsense=1: ")
         assert self.everything(jails) == before
 
     def test_a_missing_library_is_told_by_name(self, jails):
