@@ -86,10 +86,12 @@ int cgroup_enable_controller(int fd, const char *controller, const char *path, s
 		return 0;
 	if (path_read_small(fd, "cgroup.controllers", list, sizeof(list)) < 0)
 		return error_errno(err, "cannot read %s/cgroup.controllers", path);
-	if (!cgroup_list_has(list, controller, " \n"))
+	if (!cgroup_list_has(list, controller, " \n")) {
+		list[strcspn(list, "\n")] = '\0';
 		return error_set(err, ENOENT,
 				 "%s does not have the controller %s (cgroup.controllers: %.200s)",
 				 path, controller, list);
+	}
 	snprintf(word, sizeof(word), "+%s", controller);
 	if (cgroup_write(fd, "cgroup.subtree_control", word) == 0)
 		return 0;

@@ -55,6 +55,8 @@ struct jail {
 	uint64_t start_time_us;	    /* CLOCK_MONOTONIC */
 	uint64_t start_time_cpu_us; /* of this process */
 
+	void (*on_sigpipe)(int); /* what the caller wants of it; the jailer ignores it */
+
 	int exec_fd;		     /* the monitor on the host */
 	int netns_fd;		     /* -1: none to join */
 	int null_fd;		     /* /dev/null, for --daemonize */

@@ -11,6 +11,7 @@
 #include <linux/nsfs.h>
 #include <limits.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -210,6 +211,8 @@ int main(int argc, char **argv)
 	int exit_code = VMM_EXIT_OK;
 
 	room_init(&jail.room);
+	/* Nobody may be left who reads what we say: no reason to leave a jail half made. */
+	jail.on_sigpipe = signal(SIGPIPE, SIG_IGN);
 	if (jail_options_parse(&jail.options, argc, argv, &err) < 0)
 		exit_code = complain(&err, VMM_EXIT_ARGUMENTS);
 	else if (jail.options.command == JAIL_HELP)

@@ -73,8 +73,13 @@ static int enter_namespace(struct jail *jail, struct error *err)
 	tree = clone_room(jail, err);
 	if (tree < 0 || check_flags(tree, jail, err) < 0)
 		return -err->code;
-	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 && errno != EINVAL)
-		return error_errno(err, "cannot make the new namespace's mounts private");
+	/*
+	 * Where the root is no mount, in somebody's chroot, this is not possible, and a mount of
+	 * ours could appear on the host: then there is none.
+	 */
+	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+		return error_set(err, errno == EINVAL ? EPERM : errno,
+				 "cannot make the new namespace's mounts private");
 	if (move_mount(tree, "", AT_FDCWD, ".", MOVE_MOUNT_F_EMPTY_PATH) < 0)
 		return error_errno(err, "cannot mount the jail's root (move_mount)");
 	if (fchdir(tree) < 0)

@@ -112,11 +112,14 @@ int privileges_set_limits(const struct jail_options *options, struct error *err)
 	if (no_file == JAIL_DEFAULT_NO_FILE && getrlimit(RLIMIT_NOFILE, &now) == 0 &&
 	    now.rlim_max < no_file && geteuid() != 0)
 		no_file = now.rlim_max;
-	if (options->has_fsize && set_limit(RLIMIT_FSIZE, "fsize", options->fsize_bytes, err) < 0)
-		return -err->code;
 	if (set_limit(RLIMIT_NOFILE, "no-file", no_file, err) < 0)
 		return -err->code;
 	return set_limit(RLIMIT_CORE, "core", 0, err);
+}
+
+int privileges_set_file_size(const struct jail_options *options, struct error *err)
+{
+	return options->has_fsize ? set_limit(RLIMIT_FSIZE, "fsize", options->fsize_bytes, err) : 0;
 }
 
 static int write_proc(const char *name, const char *text, struct error *err)

@@ -16,8 +16,11 @@ int privileges_close_descriptors(struct error *err);
 /* Whether this process may do what only root can: decides jail->kind, and the ids. */
 int privileges_choose_kind(struct jail *jail, struct error *err);
 
-/* --resource-limit, and no core dumps: they hold the guest's memory. */
+/* --resource-limit no-file, and no core dumps: they hold the guest's memory. */
 int privileges_set_limits(const struct jail_options *options, struct error *err);
+
+/* --resource-limit fsize: the last of all, since the jailer writes files, too. */
+int privileges_set_file_size(const struct jail_options *options, struct error *err);
 
 /* JAIL_USER: a user namespace in which this user is alone, and a network that is empty. */
 int privileges_enter_user_namespace(struct jail *jail, struct error *err);

@@ -73,8 +73,10 @@ static void become_monitor(struct attempt *attempt)
 	char path[NAME_MAX + 2];
 	const char ready = READY;
 
-	if (privileges_drop(jail, &attempt->err) < 0)
+	if (privileges_set_file_size(&jail->options, &attempt->err) < 0 ||
+	    privileges_drop(jail, &attempt->err) < 0)
 		return;
+	signal(SIGPIPE, jail->on_sigpipe);
 	snprintf(path, sizeof(path), "/%s", jail->options.exec_name);
 	if (attempt->report_fd >= 0 && write(attempt->report_fd, &ready, 1) != 1) {
 		error_errno(&attempt->err, "cannot tell the jailer that all is ready");

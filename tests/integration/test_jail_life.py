@@ -167,6 +167,15 @@ class TestFailures:
         done = jails.run("exit", 0, options=["--strict"])
         assert (done.returncode, done.stderr) == (0, "")
 
+    def test_nobody_listens_to_the_jailer(self, jails):
+        """It complains into a closed pipe, and cleans up all the same."""
+        command = " ".join(map(str, jails.command("deaf", program=pathlib.Path("/usr/bin/true"))))
+        done = subprocess.run(["bash", "-c", f"{command} 2> >(exec true); sleep 0; exit $?"], check=False)
+        assert done.returncode in (0, 1) and not jails.room("deaf", "true").exists()
+
+    def test_no_file_may_be_written_at_all(self, jails):
+        assert jails.attempts("largest-file", options=["--resource-limit", "fsize=0"]) == {"largest-file": "0"}
+
     def test_the_monitors_exit_code_is_the_jailers(self, jails):
         for code in (0, 1, 148, 152):
             assert jails.run("exit", code).returncode == code
@@ -298,6 +307,7 @@ class TestKilled:
         assert (root / "run/mayfly.socket").read_text() == "no socket"
 
 
+@pytest.mark.native
 class TestCost:
     def calls(self, jails, folder):
         """The jailer's system calls, as strace counts them."""

@@ -193,6 +193,29 @@ class TestDenied:
         done = jails.run("exit", 0, wrapper=wrapper)
         assert "a mount namespace" in missing(done.stderr)
 
+    def test_in_somebodys_chroot(self, jails):
+        """Where the root is no mount, nothing can be mounted without the host seeing it: nothing is."""
+        tree = jails.folder / "tree"
+        root = tree / "root"
+        tree.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", tree], check=True)
+        subprocess.run(["mount", "--make-shared", tree], check=True)
+        for name in ("proc", "dev", "base"):
+            (root / name).mkdir(parents=True)
+        for name in ("proc", "dev"):
+            subprocess.run(["mount", "--rbind", f"/{name}", root / name], check=True)
+            subprocess.run(["mount", "--make-rslave", root / name], check=True)
+        for program in (jails.jailer, jails.prisoner):
+            subprocess.run(["cp", program, root], check=True)
+        before = jails.leftovers()["mounts"]
+        done = subprocess.run(["chroot", root, "/mayfly-jailer", "--id", "inner", "--exec-file", "/prisoner", "--uid", "5",
+                               "--gid", "5", "--chroot-base-dir", "/base", "--", "escape", "open", "/proc/self/status"],
+                              capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done
+        assert done.stdout == "escape ENOENT\nopen:/proc/self/status ENOENT\n"
+        assert "a mount namespace" in missing(done.stderr)
+        assert jails.leftovers()["mounts"] == before
+
     def test_a_user_where_pivot_root_is_denied(self, user_jails, denied):
         done = user_jails.run("open", "/etc/passwd", "escape", "mount", "chroot", uid=None,
                               wrapper=as_user(*denied("pivot_root")))
