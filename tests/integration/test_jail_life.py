@@ -14,6 +14,7 @@ import pytest
 from harness import clock
 from harness.jail import USER, cgroup_version, processes_rooted_in
 from harness.clock import scaled, wait_until
+from harness.kernels import REPOSITORY
 
 pytestmark = [pytest.mark.guest,
               pytest.mark.skipif(os.geteuid() != 0, reason="making a jail with all its walls takes root")]
@@ -73,6 +74,13 @@ class TestArguments:
         for word, text in (("--help", "--exec-file FILE"), ("--version", "Mayfly jailer v")):
             done = subprocess.run([jails.jailer, word], capture_output=True, text=True, check=False)
             assert done.returncode == 0 and text in done.stdout and done.stderr == ""
+
+    def test_the_manual_page_has_the_options_of_the_help(self, jails):
+        text = subprocess.run([jails.jailer, "--help"], capture_output=True, text=True, check=True).stdout
+        manual = (REPOSITORY / "docs/mayfly-jailer.1").read_text().replace("\\-", "-")
+        manual = manual[manual.index(".SH OPTIONS"):manual.index(".SH AN ORDINARY USER")]
+        options = re.compile("--[a-z-]*[a-z]")
+        assert set(options.findall(text)) == set(options.findall(manual))
 
     def test_a_folder_as_standard_input_is_a_door(self, jails):
         fd = os.open("/", os.O_RDONLY)
