@@ -156,11 +156,41 @@ static unsigned int accepted_offloads(const struct virtio_mmio *mmio)
 	return offloads | tso;
 }
 
+/*
+ * A change takes the lock of all of the host's network configuration, and tells everybody who
+ * listens: a guest that starts its device all the time must not hold that up. What the TAP then
+ * gives beyond what was accepted is dropped (is_suitable()).
+ */
+static bool may_change_offloads(struct virtio_net *net)
+{
+	uint64_t now = clock_ns(CLOCK_MONOTONIC);
+
+	if (now - net->offload_period_ns >= NET_OFFLOAD_PERIOD_NS) {
+		net->offload_period_ns = now;
+		net->offload_changes = 0;
+	}
+	return net->offload_changes++ < NET_OFFLOAD_CHANGES;
+}
+
 /* Any thread. A TAP that was deleted cannot be set, and need not be. */
 static void set_offloads(struct virtio_net *net, unsigned int offloads)
 {
-	int result = net->tap_lost ? 0 : net->tap.ops->set_offloads(&net->tap, offloads);
+	int result;
 
+	if (net->tap_lost || (net->offloads_set && offloads == net->offloads))
+		return;
+	if (!may_change_offloads(net)) {
+		log_warn_limited(&net->log_limit, net->mmio.log,
+				 "%s: the guest's driver starts too often: the TAP keeps the "
+				 "offloads 0x%x",
+				 net->mmio.name, net->offloads);
+		return;
+	}
+	result = net->tap.ops->set_offloads(&net->tap, offloads);
+	if (result == 0) {
+		net->offloads = offloads;
+		net->offloads_set = true;
+	}
 	if (result < 0 && result != -EBADFD)
 		log_warn_limited(&net->log_limit, net->mmio.log,
 				 "%s: the TAP does not take the offloads 0x%x: %s (os error %d); "

@@ -73,11 +73,19 @@ struct net_transmit {
 	struct iovec iov[1 + VIRTIO_NET_QUEUE_SIZE];
 };
 
+/* How often the TAP's offloads may change. */
+#define NET_OFFLOAD_CHANGES   16
+#define NET_OFFLOAD_PERIOD_NS 1000000000ULL
+
 struct virtio_net {
 	struct virtio_mmio mmio;
 	struct tap tap;
 	struct loop_source tap_source;
 	bool tap_lost; /* deleted under us: nothing comes or goes any more */
+	bool offloads_set;
+	unsigned int offloads;	      /* that the TAP has, once set */
+	unsigned int offload_changes; /* since the period began */
+	uint64_t offload_period_ns;
 	struct virtio_net_config config;
 	struct virtio_net_metrics metrics;
 	struct log_limit log_limit;

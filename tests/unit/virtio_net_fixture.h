@@ -45,6 +45,7 @@
 static struct fake_tap {
 	int read_error, write_error; /* an errno; 0: as the socket says */
 	int offloads;		     /* -1: never set */
+	unsigned int offload_changes;
 	unsigned int reads, writes;
 } fake_tap;
 
@@ -73,6 +74,7 @@ static inline ssize_t fake_write(struct tap *tap, const struct iovec *iov, unsig
 static inline int fake_set_offloads(struct tap *tap, unsigned int offloads)
 {
 	fake_tap.offloads = (int)offloads;
+	fake_tap.offload_changes++;
 	return 0;
 }
 

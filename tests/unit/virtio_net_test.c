@@ -105,6 +105,33 @@ Test(virtio_net, reset_takes_the_offloads_back)
 	tear_down(&f);
 }
 
+/* Each change takes a lock that all of the host's network configuration needs. */
+Test(virtio_net, driver_that_starts_all_the_time_does_not_hold_the_host_up)
+{
+	const unsigned int starts = 1000, a_second = 16;
+	uint64_t begin = clock_ns(CLOCK_MONOTONIC), seconds;
+	struct fixture f;
+
+	set_up(&f, USUAL);
+	for (unsigned int i = 0; i < starts; i++)
+		driver_start(&f.driver, i & 1 ? USUAL : 0, RING_SIZE);
+	seconds = (clock_ns(CLOCK_MONOTONIC) - begin) / 1000000000ULL + 1;
+	cr_assert_leq(fake_tap.offload_changes, a_second * (seconds + 1));
+	cr_assert_lt(fake_tap.offload_changes, starts);
+	tear_down(&f);
+}
+
+Test(virtio_net, offloads_that_do_not_change_are_not_set_again)
+{
+	struct fixture f;
+
+	set_up(&f, 0);
+	for (unsigned int i = 0; i < 100; i++)
+		driver_start(&f.driver, 0, RING_SIZE);
+	cr_assert_eq(fake_tap.offload_changes, 1);
+	tear_down(&f);
+}
+
 /* The link */
 
 Test(virtio_net, tap_that_is_down_takes_the_link_down_until_it_is_up)

@@ -175,6 +175,18 @@ static void rings_moved_while_running(struct rig *rig)
 	expect_not_broken(rig);
 }
 
+/* Not even where a queue could be set up anew, had it been reset before: 2.6.1. */
+static void rings_moved_while_running_with_queue_reset(struct rig *rig)
+{
+	rig_start(rig, F_RING_RESET);
+	expect_reads(rig);
+	rig_set_addresses(rig, rig_data(rig), rig_data(rig), rig_data(rig));
+	virtio_write(rig->device, VIRTIO_QUEUE_NUM, 4);
+	virtio_write(rig->device, VIRTIO_QUEUE_READY, 1);
+	expect_reads(rig);
+	expect_not_broken(rig);
+}
+
 static void queues_that_do_not_exist(struct rig *rig)
 {
 	static const uint32_t queues[] = { 1, 2, 3, 255, 0xffff, 0x10000, 0x80000000, 0xffffffff };
@@ -287,6 +299,8 @@ static const struct hostile_case cases[] = {
 	{ "ready-before-features-ok", ready_before_features_ok, 0 },
 	{ "ready-of-all-values", ready_of_all_values, 0 },
 	{ "rings-moved-while-running", rings_moved_while_running, 0 },
+	{ "rings-moved-while-running-with-queue-reset", rings_moved_while_running_with_queue_reset,
+	  0 },
 	{ "queues-that-do-not-exist", queues_that_do_not_exist, 0 },
 	{ "reset-in-the-middle", reset_in_the_middle, 0 },
 	{ "queue-taken-away-in-the-middle", queue_taken_away_in_the_middle, 0 },

@@ -299,7 +299,11 @@ static void the_other_window(struct rig *rig)
 	}
 	expect(virtio_read(rig->device, VIRTIO_STATUS) == status, "status", status);
 	expect_not_broken(rig);
+	rig->avail->flags = 0;
 	expect_reads(rig);
+	mmio_write32(other + VIRTIO_INTERRUPT_ACK, UINT32_MAX);
+	expect(virtio_read(rig->device, VIRTIO_INTERRUPT_STATUS) == INTERRUPT_QUEUE, "interrupt",
+	       virtio_read(rig->device, VIRTIO_INTERRUPT_STATUS));
 }
 
 static void reset_all_the_time(struct rig *rig)
