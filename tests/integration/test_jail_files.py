@@ -90,6 +90,7 @@ class TestFiles:
         for _ in range(2):
             jails.attempts("open", "/a/b", jail_id="again", options=["--file", f"{host_file()}:a/b"])
 
+    @pytest.mark.native
     @pytest.mark.parametrize("option, words", [
         ("missing", "--file {folder}/missing: No such file or directory"),
         (".", "--file .: '.' cannot be a name in the jail"),

@@ -26,6 +26,7 @@ def cgroup_options(jails):
     return ["--parent-cgroup", jails.parent, "--cgroup", "pids.max=40"] if cgroup_version() else []
 
 
+@pytest.mark.native
 class TestArguments:
     @pytest.mark.parametrize("arguments, words", [
         ([], "--id is missing"),
@@ -205,6 +206,7 @@ class TestTwo:
         (jails.room("old") / "pid").write_text(f"{os.getpid()}\n")
         assert jails.run("exit", 3, jail_id="old").returncode == 3
 
+    @pytest.mark.native
     @pytest.mark.parametrize("rounds", [10 if SLOW else 40])
     def test_at_once_with_one_id(self, jails, rounds):
         """One of them makes it; the others say that it is taken, and it lives on."""
@@ -251,11 +253,15 @@ class TestTwo:
 
 @pytest.mark.native
 class TestKilled:
+    @staticmethod
+    def seconds_of(work):
+        begin = time.monotonic()
+        work()
+        return time.monotonic() - begin
+
     def kill_at_random_moments(self, jails, command, rounds):
         chance = random.Random(rounds)
-        begin = time.monotonic()
-        jails.attempts("open", "/prisoner", options=cgroup_options(jails))
-        whole = time.monotonic() - begin
+        whole = min(self.seconds_of(lambda: jails.attempts("pid", options=cgroup_options(jails))) for _ in range(5))
         for _ in range(rounds):
             with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                   stderr=subprocess.DEVNULL) as victim:
