@@ -12,13 +12,13 @@ import time
 import pytest
 
 from harness import network, small
-from harness.clock import FACTOR
+from harness.clock import FACTOR, TookTooLong
 from harness.workshop import log_of
 
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("kvm")]
 
 ENGINES = ("Sync", "Async") if FACTOR == 1 else ("Async",)
-SECTORS = 8192
+SECTORS = 32768  # 16 MiB: a read of all of it is more than a monitor does at one go
 SECTOR = 512
 # What a case does many times, it does so many times.
 ROUNDS = 60 if FACTOR == 1 else 6
@@ -218,9 +218,15 @@ class TestMeanwhile:
 
 @pytest.mark.parametrize("case", ["run-a-device", "run-nothing", "page-tables-in-a-device", "page-tables-nowhere",
                                   "no-descriptors-at-all"])
-def test_a_guest_that_kills_itself_ends_its_monitor_in_order(workshop, case):
+def test_a_guest_that_kills_itself_leaves_its_monitor_in_order(workshop, case):
+    """It ends with it, and says why; or, where KVM tries the same instruction for ever, can be asked and ended."""
     guest = workshop.boot_small("hostile", f"case=end-{case}")
-    assert guest.monitor.wait(SECONDS) == 1
+    try:
+        assert guest.monitor.wait(3) == 1
+    except TookTooLong:
+        assert guest.api.state() == "Running"
+        end(guest)
+        return
     assert re.search(r"triple fault|KVM internal error", log_of(guest.monitor))
     assert "rip " in log_of(guest.monitor)
     assert not SANITIZERS.search(guest.monitor.stderr), guest.monitor.stderr

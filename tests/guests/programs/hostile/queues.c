@@ -9,6 +9,8 @@
 
 #define DATA_UNTOUCHED 0x5c
 
+#define LARGE_READS 30
+
 static void negotiate(struct rig *rig, uint64_t features)
 {
 	uint32_t status = rig_negotiate(rig, features | VIRTIO_F_VERSION_1);
@@ -206,15 +208,22 @@ static void queues_that_do_not_exist(struct rig *rig)
 	expect_reads(rig);
 }
 
-/* Sixty reads that are answered, or not, but never after the queue was taken away. */
+/*
+ * Reads that are answered, or not, but never after the queue was taken away. Each is of so much,
+ * into the same memory again and again, that a monitor will not do it at one go.
+ */
 static void offer_many(struct rig *rig)
 {
+	uint64_t all = rig_sectors(rig) / (RIG_DATA_BYTES / SECTOR_BYTES);
+	uint16_t parts = (uint16_t)(all < RIG_QUEUE_SIZE - 2 ? all : RIG_QUEUE_SIZE - 2);
+
 	rig_put_header(rig, BLOCK_IN, 0);
-	bytes_fill(rig->memory->data, 0, RIG_DATA_BYTES);
 	rig_put(rig, 0, rig_header(rig), 16, VIRTQ_DESC_NEXT, 1);
-	rig_put(rig, 1, rig_data(rig), RIG_DATA_BYTES, VIRTQ_DESC_NEXT | VIRTQ_DESC_WRITE, 2);
-	rig_put(rig, 2, rig_status(rig), 1, VIRTQ_DESC_WRITE, 0);
-	for (unsigned int i = 0; i < 60; i++)
+	for (uint16_t i = 1; i <= parts; i++)
+		rig_put(rig, i, rig_data(rig), RIG_DATA_BYTES, VIRTQ_DESC_NEXT | VIRTQ_DESC_WRITE,
+			(uint16_t)(i + 1));
+	rig_put(rig, parts + 1U, rig_status(rig), 1, VIRTQ_DESC_WRITE, 0);
+	for (unsigned int i = 0; i < LARGE_READS; i++)
 		rig_offer(rig, 0);
 	rig_notify(rig);
 }
