@@ -72,10 +72,11 @@ bool cgroup_parse_mount(const char *line, const char *controller, char *path)
 	if (place >= fields)
 		return false;
 	if (controller) {
-		const char *options = strchr(fields + type_length + 1, ' ');
+		/* type source options */
+		const char *source = strchr(fields, ' ');
+		const char *options = source ? strchr(source + 1, ' ') : NULL;
 
-		if (!fields[type_length] || !options ||
-		    !cgroup_list_has(options, controller, " ,\n"))
+		if (!options || !cgroup_list_has(options, controller, " ,\n"))
 			return false;
 	}
 	return unescape(place, strcspn(place, " "), path);

@@ -76,12 +76,12 @@ static void become_monitor(struct attempt *attempt)
 	if (privileges_set_file_size(&jail->options, &attempt->err) < 0 ||
 	    privileges_drop(jail, &attempt->err) < 0)
 		return;
-	signal(SIGPIPE, jail->on_sigpipe);
 	snprintf(path, sizeof(path), "/%s", jail->options.exec_name);
 	if (attempt->report_fd >= 0 && write(attempt->report_fd, &ready, 1) != 1) {
 		error_errno(&attempt->err, "cannot tell the jailer that all is ready");
 		return;
 	}
+	signal(SIGPIPE, jail->on_sigpipe);
 	execve(path, attempt->argv, no_environment);
 	error_errno(&attempt->err, "cannot execute %s in the jail", path);
 }

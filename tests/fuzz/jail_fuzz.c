@@ -79,15 +79,19 @@ static void check_options(char *text)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	char *text = calloc(1, size + 2);
-	const char *second;
+	const char *start = size ? (const char *)data + 1 : "";
+	size_t length = size ? size - 1 : 0;
+	size_t first = strnlen(start, length);
+	/* Blocks of their own, as small as can be, so that reading past an end is seen. */
+	char *text = strndup(start, first);
+	char *second = first < length ? strndup(start + first + 1, length - first - 1) : strdup("");
 	long pid;
 
-	if (!text)
+	if (!text || !second) {
+		free(text);
+		free(second);
 		return 0;
-	if (size)
-		memcpy(text, data + 1, size - 1);
-	second = text + strlen(text) + 1 < text + size ? text + strlen(text) + 1 : "";
+	}
 	switch (size ? data[0] % 6 : 0) {
 	case 0:
 		check_file(text);
@@ -110,5 +114,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		break;
 	}
 	free(text);
+	free(second);
 	return 0;
 }
