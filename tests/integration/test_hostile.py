@@ -227,7 +227,7 @@ def test_a_guest_that_kills_itself_leaves_its_monitor_in_order(workshop, case):
         assert guest.api.state() == "Running"
         end(guest)
         return
-    assert re.search(r"triple fault|KVM internal error", log_of(guest.monitor))
+    assert re.search(r"triple fault|KVM internal error|refuses to enter the guest", log_of(guest.monitor))
     assert "rip " in log_of(guest.monitor)
     assert not SANITIZERS.search(guest.monitor.stderr), guest.monitor.stderr
     assert not guest.monitor.socket_path.exists()

@@ -62,7 +62,7 @@ static void serial_all_registers(struct rig *rig)
 static void serial_all_widths(struct rig *rig)
 {
 	(void)rig;
-	for (uint16_t port = SERIAL - 4; port < SERIAL + SERIAL_PORTS + 4; port++) {
+	for (uint16_t port = SERIAL - 4; port < (uint16_t)(SERIAL + SERIAL_PORTS + 4); port++) {
 		for (unsigned int value = 0; value < 256; value += 17) {
 			out16(port, (uint16_t)(value * 0x101));
 			out32(port, value * 0x1010101);

@@ -23,8 +23,8 @@
 
 #define HEADER_BYTES 12
 #define FRAME_BYTES  60
-#define BUFFER_BYTES 2048
-#define BUFFERS	     16
+#define BUFFER_BYTES 2048U
+#define BUFFERS	     16UL
 
 #define NEEDS_CSUM 1
 #define GSO_TCPV4  1
@@ -108,7 +108,8 @@ static void expect_taken(struct rig *rig, const char *what, uint64_t value)
 static void give_buffers(void)
 {
 	for (uint16_t i = 0; i < BUFFERS; i++) {
-		rig_put(&receive, i, rig_data(&receive) + i * BUFFER_BYTES, BUFFER_BYTES, WRITE, 0);
+		rig_put(&receive, i, rig_data(&receive) + (uint64_t)i * BUFFER_BYTES, BUFFER_BYTES,
+			WRITE, 0);
 		rig_offer(&receive, i);
 	}
 	rig_notify(&receive);
@@ -120,7 +121,7 @@ static bool receive_answer(void)
 	while (rig_wait(&receive)) {
 		uint32_t id = receive.used->ring[(receive.used_seen - 1) & (RIG_QUEUE_SIZE - 1)].id;
 		const uint8_t *frame =
-			receive.memory->data + (id % BUFFERS) * BUFFER_BYTES + HEADER_BYTES;
+			receive.memory->data + (id % BUFFERS) * (size_t)BUFFER_BYTES + HEADER_BYTES;
 
 		if (!expect(id < BUFFERS, "buffer", id))
 			return false;
@@ -330,8 +331,8 @@ static void buffers_too_small(struct rig *rig)
 {
 	for (uint32_t bytes = HEADER_BYTES; bytes < HEADER_BYTES + FRAME_BYTES; bytes += 7) {
 		for (uint16_t i = 0; i < BUFFERS; i++) {
-			rig_put(&receive, i, rig_data(&receive) + i * BUFFER_BYTES, bytes, WRITE,
-				0);
+			rig_put(&receive, i, rig_data(&receive) + (uint64_t)i * BUFFER_BYTES, bytes,
+				WRITE, 0);
 			rig_offer(&receive, i);
 		}
 		rig_notify(&receive);

@@ -85,7 +85,7 @@ static bool is_controller(uint64_t address)
 {
 	return (address >= LAYOUT_IO_APIC && address < LAYOUT_IO_APIC + PAGE_BYTES) ||
 	       (address >= LAYOUT_LOCAL_APIC && address < LAYOUT_LOCAL_APIC + PAGE_BYTES) ||
-	       (address >= LAYOUT_KVM_IDENTITY_MAP && address < LAYOUT_KVM_TSS + 3 * PAGE_BYTES);
+	       (address >= LAYOUT_KVM_IDENTITY_MAP && address < LAYOUT_KVM_TSS + 3ULL * PAGE_BYTES);
 }
 
 static bool is_window(uint64_t address)
@@ -139,10 +139,10 @@ static void over_the_edges_of_windows(struct rig *rig)
 {
 	static const uint64_t edges[] = { LAYOUT_VIRTIO_MMIO,
 					  LAYOUT_VIRTIO_MMIO + PAGE_BYTES,
-					  LAYOUT_VIRTIO_MMIO + 2 * PAGE_BYTES,
+					  LAYOUT_VIRTIO_MMIO + 2ULL * PAGE_BYTES,
 					  LAYOUT_VIRTIO_MMIO_CMDLINE,
 					  LAYOUT_VIRTIO_MMIO_CMDLINE + PAGE_BYTES,
-					  LAYOUT_VIRTIO_MMIO_CMDLINE + 2 * PAGE_BYTES };
+					  LAYOUT_VIRTIO_MMIO_CMDLINE + 2ULL * PAGE_BYTES };
 
 	(void)rig;
 	for (unsigned int e = 0; e < sizeof(edges) / sizeof(edges[0]); e++) {

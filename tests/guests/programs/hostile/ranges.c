@@ -112,8 +112,8 @@ static void more_ranges_than_allowed(struct rig *rig)
 		       limit);
 		expect(request(rig, types[t], limit + 1, sector, 8, 0) == S_IOERR, "one_more_than",
 		       limit);
-		expect(request(rig, types[t], RIG_DATA_BYTES / sizeof(struct range), sector, 8,
-			       0) == S_IOERR,
+		expect(request(rig, types[t], (uint32_t)(RIG_DATA_BYTES / sizeof(struct range)),
+			       sector, 8, 0) == S_IOERR,
 		       "many_more_than", limit);
 	}
 	expect_not_broken(rig);

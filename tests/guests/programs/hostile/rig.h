@@ -10,7 +10,7 @@
 #include "virtio.h"
 
 #define RIG_QUEUE_SIZE 256
-#define RIG_DATA_BYTES (64 * 1024)
+#define RIG_DATA_BYTES 0x10000UL
 #define RIG_GUARD_BYTE 0xa5
 
 #define SECTOR_BYTES 512
