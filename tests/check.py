@@ -177,7 +177,8 @@ def check_lint():
                          "--enable=warning,performance,portability", "--suppress=missingIncludeSystem",
                          "--suppress=memleak",  # it does not know the cleanup attribute
                          "-Iinclude", "-Itests/guests/kit", "-D_GNU_SOURCE", "-D__x86_64__", *sources],
-            "clang-tidy": ["clang-tidy", "--quiet", "-p", folder, *sources],
+            "clang-tidy": ["sh", "-c", f"printf '%s\\n' \"$@\" | xargs -n 8 -P {os.cpu_count()} clang-tidy --quiet -p {folder}",
+                           "clang-tidy", *sources],
             "mandoc": ["mandoc", "-T", "lint", "-W", "warning", "docs/mayfly.1", "docs/mayfly-jailer.1"]}.items():
         if run("lint", command) == 0:
             result.passed += 1
