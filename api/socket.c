@@ -17,13 +17,15 @@
 
 #define ADVICE "Choose another path with --api-sock."
 
-static bool somebody_listens(const struct sockaddr_un *address)
+/* 0 when somebody listens there, ECONNREFUSED when nobody does, else why that stays unknown. */
+static int look_for_listener(const struct sockaddr_un *address)
 {
 	cleanup_fd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
-	/* A full backlog (EAGAIN) has its listener too. */
-	return fd >= 0 && (connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0 ||
-			   errno == EAGAIN);
+	if (fd >= 0 && connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0)
+		return 0;
+	/* A full backlog has its listener too. */
+	return errno == EAGAIN ? 0 : errno;
 }
 
 static int refuse_existing(const struct sockaddr_un *address, struct error *err)
@@ -36,16 +38,23 @@ static int refuse_existing(const struct sockaddr_un *address, struct error *err)
 				 "cannot make the API socket %s: a file that is no socket has this "
 				 "name. " ADVICE,
 				 path);
-	if (somebody_listens(address))
+	errno = look_for_listener(address);
+	if (errno == 0)
 		return error_set(
 			err, EADDRINUSE,
 			"cannot make the API socket %s: another process listens there. " ADVICE,
 			path);
-	return error_set(
-		err, EADDRINUSE,
-		"cannot make the API socket %s: it exists already, and nobody listens there. "
-		"Remove it (rm %s), or choose another path with --api-sock.",
-		path, path);
+	if (errno == ECONNREFUSED)
+		return error_set(
+			err, EADDRINUSE,
+			"cannot make the API socket %s: it exists already, and nobody listens there. "
+			"Remove it (rm %s), or choose another path with --api-sock.",
+			path, path);
+	/* Another user's socket (EACCES), or one of another type: it may well be in use. */
+	return error_errno(err,
+			   "cannot make the API socket %s: it exists already and may be in use "
+			   "(choose another path with --api-sock)",
+			   path);
 }
 
 static int bind_socket(struct api_socket *socket, const struct sockaddr_un *address,
@@ -62,6 +71,11 @@ static int bind_socket(struct api_socket *socket, const struct sockaddr_un *addr
 	if (errno == ENOENT)
 		return error_errno(
 			err, "cannot make the API socket %s: its directory does not exist", path);
+	if (errno == EACCES)
+		return error_errno(err,
+				   "cannot make the API socket %s: this user may not write to its "
+				   "directory (choose another path with --api-sock)",
+				   path);
 	return error_errno(err, "cannot make the API socket %s", path);
 }
 

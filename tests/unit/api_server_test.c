@@ -481,6 +481,12 @@ Test(api_socket, path_that_exists_is_refused_with_advice)
 	close(fd);
 	assert_not_created(path, EADDRINUSE, "nobody listens there. Remove it (rm ");
 	assert_not_created(path, EADDRINUSE, path);
+	unlink(path);
+	/* One that cannot be asked is not called unused, and nobody is told to remove it. */
+	fd = socket(AF_UNIX, SOCK_DGRAM, 0);
+	cr_assert_eq(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+	assert_not_created(path, EPROTOTYPE, "it exists already and may be in use (choose another path with --api-sock)");
+	close(fd);
 }
 
 Test(api_socket, impossible_paths_are_refused_by_name)
