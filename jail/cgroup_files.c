@@ -26,7 +26,7 @@ static int explain_write(const struct cgroup_setting *setting, const char *path,
 	if (errno == ENOENT)
 		return error_set(err, ENOENT,
 				 "--cgroup %s=%s: there is no file %s in %s: the name is wrong, or "
-				 "the kernel lacks it",
+				 "of the other cgroup version, or the kernel lacks it",
 				 setting->file, setting->value, setting->file, path);
 	return error_errno(err, "--cgroup %s=%s: cannot write to %s/%s", setting->file,
 			   setting->value, path, setting->file);

@@ -66,7 +66,10 @@ static int open_base(const char *base, struct error *err)
 
 		if (strcmp(name, ".") == 0)
 			continue;
-		below = path_make_directory(fd, name, 0755, &made);
+		/* Not for reading: on the way to a user's folder others may only pass through. */
+		below = path_open_beneath(fd, name, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0);
+		if (below < 0 && errno == ENOENT)
+			below = path_make_directory(fd, name, 0755, &made);
 		if (below < 0)
 			return enter_failed(base, name, err);
 		close(fd);

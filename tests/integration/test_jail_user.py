@@ -94,6 +94,11 @@ class TestOrdinaryUser:
         assert done.returncode == 1 and "protections: --strict: missing in the jail strict: " in done.stderr
         assert not user_jails.room("strict").exists()
 
+    def test_folders_on_the_way_may_only_be_passed_through(self, user_jails):
+        """As /home often is: who knows the name of what is in it gets there, and nobody lists it."""
+        user_jails.folder.chmod(0o711)
+        assert user_jails.run("exit", 0, uid=None, wrapper=as_user()).returncode == 0
+
     def test_the_jailer_ends_as_the_monitor_does(self, user_jails):
         assert user_jails.run("exit", 152, uid=None, wrapper=as_user()).returncode == 152
         jailer = self.start(user_jails)
