@@ -117,8 +117,13 @@ static void serve_exit(struct vcpu *vcpu)
 		end_group(group, VCPUS_RESET);
 		break;
 	case KVM_EXIT_INTERNAL_ERROR:
-		log_error(group->log, "vCPU %u: KVM internal error, suberror %u", vcpu->index,
-			  run->internal.suberror);
+		log_error(
+			group->log, "vCPU %u: KVM internal error, suberror %u%s", vcpu->index,
+			run->internal.suberror,
+			run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION
+				? ": it cannot emulate an instruction of the guest (at rip, below). Is "
+				  "this kernel made for this kind of KVM?"
+				: "");
 		for (uint32_t i = 0; i < run->internal.ndata && i < ARRAY_SIZE(run->internal.data);
 		     i++)
 			log_error(group->log, "vCPU %u: internal error data %u: 0x%llx",

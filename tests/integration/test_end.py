@@ -43,6 +43,8 @@ class TestGuestEnds:
             rip = 0xd0000000
         assert monitor.wait() == 1
         assert "KVM internal error, suberror" in log_of(monitor)
+        if kernels.host_kind() == "pvm":
+            assert "suberror 1: it cannot emulate an instruction of the guest (at rip, below)" in log_of(monitor)
         assert_registers_in_log(monitor, rip)
         assert not monitor.socket_path.exists()
 
