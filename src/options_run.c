@@ -4,6 +4,7 @@
  */
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "options_private.h"
 
@@ -80,6 +81,20 @@ static int parse_size(const char *text, uint64_t *mib, struct error *err)
 	return 0;
 }
 
+/* A name with a comma may be a file's; where there is none, but one of the part before the comma. */
+static bool is_followed_by_unknown_word(char *path)
+{
+	char *comma = strrchr(path, ',');
+	bool unknown;
+
+	if (!comma || access(path, F_OK) == 0)
+		return false;
+	*comma = '\0';
+	unknown = access(path, F_OK) == 0;
+	*comma = ',';
+	return unknown;
+}
+
 /* FILE[,ro][,root][,async]. A file whose name ends in one of these words behind a comma can be
  * given as ./link. */
 static int parse_drive(struct vm_config *config, const char *text, struct error *err)
@@ -108,6 +123,10 @@ static int parse_drive(struct vm_config *config, const char *text, struct error 
 		return error_set(
 			err, EINVAL,
 			"--drive needs a file: --drive FILE[,ro][,root][,async], not '%s'.", text);
+	if (is_followed_by_unknown_word(path))
+		return error_set(err, EINVAL,
+				 "--drive takes FILE, ro, root and async with commas between, not '%s'.",
+				 strrchr(path, ',') + 1);
 	/* People who run a guest by hand expect that what it synced is on the disk. */
 	drive->cache_type = CACHE_WRITEBACK;
 	if (asprintf(&drive->drive_id, "drive%u", config->drive_count) < 0) {

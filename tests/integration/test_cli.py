@@ -75,6 +75,7 @@ class TestWrongUse:
         (["run", "--kernel", "a", "--kernel", "b"], ["--kernel can be given once"]),
         (["run", "--kernel", "a", "quiet"], ["'quiet'", "mayfly run ... -- quiet"]),
         (["run", "--kernel", "a", "--cpus", "0"], ["--cpus", "1 to 32", "'0'"]),
+        (["run", "--kernel", "a", "--drive", "/dev/null,rw"], ["--drive", "ro, root and async", "'rw'"]),
         (["run", "--kernel", "a", "--cpus", "33"], ["--cpus", "1 to 32", "'33'"]),
         (["run", "--kernel", "a", "--mem", "lots"], ["--mem takes a size such as 256M", "'lots'"]),
         (["run", "--kernel", "a", "--mem", "-1"], ["--mem", "'-1'"]),
