@@ -81,7 +81,8 @@ static int parse_size(const char *text, uint64_t *mib, struct error *err)
 	return 0;
 }
 
-/* A name with a comma may be a file's; where there is none, but one of the part before the comma. */
+/* A name with a comma may be a file's; where there is none, but one of the part before the comma.
+ */
 static bool is_followed_by_unknown_word(char *path)
 {
 	char *comma = strrchr(path, ',');
@@ -124,9 +125,10 @@ static int parse_drive(struct vm_config *config, const char *text, struct error 
 			err, EINVAL,
 			"--drive needs a file: --drive FILE[,ro][,root][,async], not '%s'.", text);
 	if (is_followed_by_unknown_word(path))
-		return error_set(err, EINVAL,
-				 "--drive takes FILE, ro, root and async with commas between, not '%s'.",
-				 strrchr(path, ',') + 1);
+		return error_set(
+			err, EINVAL,
+			"--drive takes FILE, ro, root and async with commas between, not '%s'.",
+			strrchr(path, ',') + 1);
 	/* People who run a guest by hand expect that what it synced is on the disk. */
 	drive->cache_type = CACHE_WRITEBACK;
 	if (asprintf(&drive->drive_id, "drive%u", config->drive_count) < 0) {
