@@ -1,6 +1,7 @@
 """Which host is this, and the emulated host for machines whose KVM cannot run stock guests."""
 import os
 import pathlib
+import shlex
 import shutil
 import signal
 import subprocess
@@ -216,7 +217,7 @@ class TestInside:
 
     def test_a_guest_runs(self, emulated_host, tmp_path):
         program = tmp_path / "kvm_guest"
-        subprocess.run([os.environ.get("CC", "gcc"), "-static", "-O1", "-Wall", "-Werror", "-o", program,
+        subprocess.run([*shlex.split(os.environ.get("CC", "gcc")), "-static", "-O1", "-Wall", "-Werror", "-o", program,
                         HOST / "kvm_guest.c"], check=True)
         done = emulated_host.run([program], timeout=PLENTY, check=True)
         assert done.output == "ok\n"
