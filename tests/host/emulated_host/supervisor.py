@@ -24,10 +24,9 @@ from . import protocol
 from .machine import HostError, Machine, Options, check_programs
 
 SHUTDOWN_SECONDS = 20
-# QEMU 7.2's vCPU thread changes its word of pending interrupts on each entry to a nested guest and exit from it,
-# without the lock under which another thread sets bits there: an interrupt can get lost. When it was the timer's, and
-# everything waits for the timer, the host stands still for ever. Any further interrupt makes the interrupt
-# controller deliver the lost one too.
+# A timer interrupt of the emulated CPU can get lost, and when everything waits for the timer, the host stands still for
+# ever (seen: interrupts enabled, the CPU halted, no timer armed). Any further interrupt gets it going again. The likely
+# cause is that QEMU 7.2's vCPU thread changes its pending interrupts without a lock when it enters a nested guest.
 POKE_SECONDS = 1
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
