@@ -76,8 +76,11 @@ static int descend(struct cgroup *cgroup, const struct jail_options *options, bo
 	return 0;
 }
 
-/* The leaf of an earlier jail with this id; its last process may still be on its way out. */
-static int remove_old_leaf(const struct cgroup *cgroup, const char *id, struct error *err)
+/*
+ * A process or thread that has ended for those who waited for it may still be on its way out: the
+ * kernel counts it as a member until it is. Returns -1 with errno like rmdir(2).
+ */
+static int remove_leaf(const struct cgroup *cgroup, const char *id)
 {
 	const struct timespec pause = { .tv_nsec = LEAVE_PAUSE_NS };
 
@@ -85,9 +88,17 @@ static int remove_old_leaf(const struct cgroup *cgroup, const char *id, struct e
 		if (unlinkat(cgroup->parent_fd, id, AT_REMOVEDIR) == 0 || errno == ENOENT)
 			return 0;
 		if (errno != EBUSY)
-			break;
+			return -1;
 		nanosleep(&pause, NULL);
 	}
+	errno = EBUSY;
+	return -1;
+}
+
+static int remove_old_leaf(const struct cgroup *cgroup, const char *id, struct error *err)
+{
+	if (remove_leaf(cgroup, id) == 0)
+		return 0;
 	if (errno == EBUSY)
 		return error_set(err, EBUSY, "the cgroup %s is there already and has processes",
 				 cgroup->path);
@@ -227,7 +238,7 @@ void cgroups_undo(struct cgroups *cgroups, const struct jail_options *options)
 		    write(cgroup->back_fd, "0", 1) < 0)
 			continue; /* we are in it: it cannot be removed */
 		if (cgroup->made)
-			unlinkat(cgroup->parent_fd, options->id, AT_REMOVEDIR);
+			remove_leaf(cgroup, options->id);
 	}
 	cgroups->joined = 0;
 	cgroups_close(cgroups);

@@ -1,4 +1,5 @@
 """Jails that cannot be made, that are killed, that are many: nothing is left, nobody is disturbed."""
+import contextlib
 import json
 import os
 import pathlib
@@ -162,6 +163,36 @@ class TestFailures:
         assert self.everything(jails) == before
         self.fail(jails, "--cgroup", "pids.nonsense=1", words="cgroup: --cgroup pids.nonsense=1: ")
         assert self.everything(jails) == before
+
+    @pytest.mark.native
+    def test_a_cgroup_is_removed_when_its_last_member_is_gone(self, jails):
+        """The kernel counts threads that are on their way out; here a stranger is, for a tenth of a second."""
+        if not cgroup_version():
+            pytest.skip("this host has no cgroups")
+        jails.run("exit", 0, jail_id="first", options=cgroup_options(jails))
+        place = next(path for path in jails.cgroup_folders() if path.name == jails.parent) / "id/cgroup.procs"
+        broken = bytearray(jails.prisoner.read_bytes())
+        broken[16] = 9  # e_type: the kernel does not execute it
+        program = self.program(jails, bytes(broken))
+        strangers = 0
+        for _ in range(200):
+            jailer = subprocess.Popen(list(map(os.fspath, jails.command(
+                "id", "wait", options=cgroup_options(jails), program=program))),
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            with subprocess.Popen(["sleep", "1000"]) as stranger:
+                entered = False
+                while not entered and jailer.poll() is None:
+                    with contextlib.suppress(OSError):
+                        place.write_text(str(stranger.pid))
+                        entered = True
+                time.sleep(0.1 if entered else 0)
+                stranger.kill()
+            assert jailer.wait(timeout=scaled(60)) == 1
+            assert jails.cgroup_folders("id") == []
+            strangers += entered
+            if strangers == 3:
+                return
+        pytest.fail("no stranger ever entered the cgroup")
 
     def test_a_missing_library_is_told_by_name(self, jails):
         path = jails.folder / "dynamic"
