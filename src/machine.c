@@ -85,6 +85,7 @@ static int load_kernel(struct machine *machine, const struct vm_config *config,
 	};
 	const char *args = config->boot_source.boot_args;
 	char root_parameter[96];
+	int result;
 	struct boot_request request = {
 		.kernel_path = config->boot_source.kernel_image_path,
 		.initrd_path = config->boot_source.initrd_path,
@@ -100,7 +101,11 @@ static int load_kernel(struct machine *machine, const struct vm_config *config,
 			 root->partuuid ? root->partuuid : "", root->is_read_only ? "ro" : "rw");
 		request.root_parameter = root_parameter;
 	}
-	return boot_load(&machine->memory, &request, &platform, entry, err);
+	result = boot_load(&machine->memory, &request, &platform, entry, err);
+	if (result < 0)
+		return result;
+	vmgenid_init(&machine->vmgenid);
+	return vmgenid_renew(&machine->vmgenid, &machine->memory, err);
 }
 
 static int open_disks(struct machine *machine, const struct vm_config *config, struct error *err)

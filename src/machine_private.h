@@ -14,6 +14,7 @@
 #include "mayfly/virtio_block.h"
 #include "mayfly/virtio_net.h"
 #include "mayfly/vm.h"
+#include "mayfly/vmgenid.h"
 
 struct machine_drive {
 	struct disk *disk; /* until the device takes it */
@@ -35,6 +36,7 @@ struct machine {
 	struct machine_request request;
 	struct memory memory;
 	struct vm vm;
+	struct vmgenid vmgenid;
 	struct bus pio, mmio;
 	struct vcpus *vcpus;
 	struct serial serial;

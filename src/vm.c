@@ -175,3 +175,14 @@ int vm_add_irqfd(struct vm *vm, uint32_t gsi, int fd, struct error *err)
 		return error_errno(err, "KVM cannot connect interrupt %u", gsi);
 	return 0;
 }
+
+int vm_raise_edge(const struct vm *vm, uint32_t gsi, struct error *err)
+{
+	for (unsigned int high = 2; high-- > 0;) {
+		struct kvm_irq_level line = { .irq = gsi, .level = high };
+
+		if (ioctl(vm->fd, KVM_IRQ_LINE, &line) < 0)
+			return error_errno(err, "KVM cannot raise interrupt %u", gsi);
+	}
+	return 0;
+}

@@ -25,7 +25,8 @@
 #define LAYOUT_EBDA		0x0009fc00ULL /* MP table; end of the low RAM in the memory map */
 #define LAYOUT_EBDA_BYTES	0x00000400ULL
 #define LAYOUT_ACPI		0x000e0000ULL /* RSDP first, the tables behind it */
-#define LAYOUT_ACPI_BYTES	0x00020000ULL
+#define LAYOUT_ACPI_BYTES	0x0001f000ULL
+#define LAYOUT_VMGENID		0x000ff000ULL /* the VM generation id, in a page of its own */
 #define LAYOUT_HIGH_MEMORY	0x00100000ULL /* RAM from here; kernels are loaded at or above */
 
 /* The 32-bit MMIO gap: [3 GiB, 4 GiB). RAM beyond 3 GiB continues at 4 GiB. */
@@ -53,6 +54,7 @@
 
 /* Interrupt lines (GSIs: ISA numbers and IO-APIC pins alike); virtio lines are edge-triggered, active high. */
 #define LAYOUT_IRQ_I8042	1
+#define LAYOUT_IRQ_VMGENID	3 /* a PC's second serial port, which this machine lacks */
 #define LAYOUT_IRQ_SERIAL	4
 #define LAYOUT_IRQ_VIRTIO_FIRST 5
 #define LAYOUT_IRQ_VIRTIO_LAST	23

@@ -44,4 +44,10 @@ int vm_add_ioeventfd(struct vm *vm, uint64_t gpa, uint32_t value, int fd, struct
 /* Signalling the eventfd `fd` raises an edge on interrupt line `gsi`. */
 int vm_add_irqfd(struct vm *vm, uint32_t gsi, int fd, struct error *err);
 
+/*
+ * Raises an edge on interrupt line `gsi` now: when this returns, the interrupt is pending. For what
+ * happens once in a guest's life and is not worth a descriptor.
+ */
+int vm_raise_edge(const struct vm *vm, uint32_t gsi, struct error *err);
+
 #endif

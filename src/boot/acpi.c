@@ -1,7 +1,7 @@
 /*
  * The ACPI tables: ACPI 6.5, 5.2. A hardware-reduced platform (4.1): no power-management hardware,
  * no SCI; what the guest finds here are its CPUs and interrupt controllers (MADT), how to reset
- * (FADT) and its devices (DSDT).
+ * (FADT), its devices and its generation id (DSDT; mayfly/vmgenid.h).
  *
  *   RSDP -> XSDT -> FADT -> DSDT
  *                -> MADT
@@ -128,6 +128,8 @@ struct acpi_madt_local_apic_nmi {
 	uint8_t lint;
 } __attribute__((packed));
 
+#define NOTIFY_ID_CHANGED 0x80 /* the first value that is the device's own: 5.6.6 */
+
 /* The tables in the making; offsets are from LAYOUT_ACPI. */
 struct tables {
 	struct aml out;
@@ -207,6 +209,34 @@ static void add_keyboard(struct aml *aml)
 	aml_close(aml, device);
 }
 
+/*
+ * The VM generation id, by the names that Microsoft's paper gives it, and the Generic Event Device
+ * (5.6.9) that says when it has changed: hardware-reduced platforms have no other general-purpose
+ * event. Neither has registers.
+ */
+static void add_generation_id(struct aml *aml)
+{
+	size_t device = aml_open_device(aml, "VGEN"), resources, method;
+
+	aml_name_string(aml, "_HID", "MFLY0001"); /* the paper leaves it to the vendor */
+	aml_name_string(aml, "_CID", "VM_Gen_Counter");
+	aml_name_string(aml, "_DDN", "VM_Gen_Counter");
+	aml_name_address(aml, "ADDR", LAYOUT_VMGENID);
+	aml_close(aml, device);
+
+	device = aml_open_device(aml, "GED_");
+	aml_name_string(aml, "_HID", "ACPI0013");
+	aml_name_integer(aml, "_UID", 0);
+	resources = aml_open_resources(aml);
+	aml_resource_interrupt(aml, LAYOUT_IRQ_VMGENID);
+	aml_close_resources(aml, resources);
+	method = aml_open_method(aml, "_EVT",
+				 1); /* the argument, the interrupt, is always that one */
+	aml_notify(aml, "VGEN", NOTIFY_ID_CHANGED);
+	aml_close(aml, method);
+	aml_close(aml, device);
+}
+
 static void add_virtio(struct aml *aml, unsigned int number,
 		       const struct boot_virtio_device *virtio)
 {
@@ -237,6 +267,7 @@ static uint64_t add_dsdt(struct tables *tables, const struct boot_platform *plat
 	scope = aml_open_scope(&tables->out, "\\_SB_");
 	add_serial(&tables->out);
 	add_keyboard(&tables->out);
+	add_generation_id(&tables->out);
 	for (unsigned int i = 0; i < platform->virtio_count; i++)
 		add_virtio(&tables->out, i, &platform->virtio[i]);
 	aml_close(&tables->out, scope);

@@ -12,11 +12,15 @@ enum aml_opcode {
 	AML_STRING = 0x0d,
 	AML_SCOPE = 0x10,
 	AML_BUFFER = 0x11,
+	AML_PACKAGE = 0x12,
+	AML_METHOD = 0x14,
 	AML_EXTENDED = 0x5b,
 	AML_EXTENDED_DEVICE = 0x82,
+	AML_NOTIFY = 0x86,
 };
 
-#define NAME_BYTES 4
+#define NAME_BYTES	  4
+#define METHOD_SERIALIZED 0x08 /* 20.2.5.2, MethodFlags; bits 0-2 count the arguments */
 
 void aml_bytes(struct aml *aml, const void *bytes, size_t length)
 {
@@ -86,6 +90,13 @@ void aml_name_eisa_id(struct aml *aml, const char *name, const char *id)
 		aml_byte(aml, (uint8_t)(packed >> (24 - 8 * i)));
 }
 
+void aml_notify(struct aml *aml, const char *device, uint8_t value)
+{
+	aml_byte(aml, AML_NOTIFY);
+	aml_bytes(aml, device, NAME_BYTES);
+	put_integer(aml, value);
+}
+
 size_t aml_open_scope(struct aml *aml, const char *path)
 {
 	size_t content;
@@ -104,6 +115,17 @@ size_t aml_open_device(struct aml *aml, const char *name)
 	aml_byte(aml, AML_EXTENDED_DEVICE);
 	content = aml->used;
 	aml_bytes(aml, name, NAME_BYTES);
+	return content;
+}
+
+size_t aml_open_method(struct aml *aml, const char *name, uint8_t arguments)
+{
+	size_t content;
+
+	aml_byte(aml, AML_METHOD);
+	content = aml->used;
+	aml_bytes(aml, name, NAME_BYTES);
+	aml_byte(aml, METHOD_SERIALIZED | arguments);
 	return content;
 }
 
@@ -144,6 +166,21 @@ void aml_close(struct aml *aml, size_t content)
 	unsigned int bytes = encode_package_length(aml->used - content, length);
 
 	insert(aml, content, length, bytes);
+}
+
+void aml_name_address(struct aml *aml, const char *name, uint64_t address)
+{
+	size_t package;
+
+	put_name(aml, name);
+	aml_byte(aml, AML_PACKAGE);
+	package = aml->used;
+	aml_byte(aml, 2); /* elements */
+	for (unsigned int i = 0; i < 2; i++) {
+		aml_byte(aml, AML_DWORD);
+		put_little_endian(aml, (uint32_t)(address >> (32 * i)), 4);
+	}
+	aml_close(aml, package);
 }
 
 size_t aml_open_resources(struct aml *aml)

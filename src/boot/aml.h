@@ -23,9 +23,17 @@ void aml_name_integer(struct aml *aml, const char *name, uint8_t value);
 void aml_name_string(struct aml *aml, const char *name, const char *value);
 void aml_name_eisa_id(struct aml *aml, const char *name, const char *id); /* "PNP0501" */
 
+/* Name (<name>, Package () { <bits 0-31>, <bits 32-63> }) */
+void aml_name_address(struct aml *aml, const char *name, uint64_t address);
+
+/* Notify (<device>, <value>); `device` has four characters and is looked up from where this stands.
+ */
+void aml_notify(struct aml *aml, const char *device, uint8_t value);
+
 /* Each returns where the content begins, which aml_close() must get. */
 size_t aml_open_scope(struct aml *aml, const char *path); /* "\\_SB_" */
 size_t aml_open_device(struct aml *aml, const char *name);
+size_t aml_open_method(struct aml *aml, const char *name, uint8_t arguments); /* serialized */
 void aml_close(struct aml *aml, size_t content);
 
 /* Name (_CRS, ResourceTemplate () { <resources> }): the descriptors between open and close

@@ -77,6 +77,7 @@ FACTS = {
     "blocks": "ls /sys/class/block | grep '^vd'",
     "place": "readlink -f /sys/bus/virtio/devices/virtio0",
     "log": "dmesg -r | grep -E '^<[0-3]>|WARNING: CPU|Call Trace|BUG:|lockup|nobody cared|i8042' || true",
+    "generation id": "cd /sys/bus && ls -d acpi/drivers/vmgenid/MFLY* platform/drivers/acpi-ged/ACPI0013* 2>/dev/null",
     "clock": "cat /sys/devices/system/clocksource/clocksource0/current_clocksource",
 }
 
@@ -164,6 +165,16 @@ class TestMachine:
             assert "LNRO0005" in boot["place"]
         else:
             assert "LNRO0005" not in boot["place"] and "virtio-mmio" in boot["place"]
+
+    def test_the_generation_id_and_its_event_device_are_found_by_acpi(self, boot, variant):
+        """Debian's cloud kernel has no driver for the id (CONFIG_VIRT_DRIVERS); the event device all kernels have."""
+        found = boot["generation id"].split()
+        if not variant.acpi:
+            assert found == []
+            return
+        assert "platform/drivers/acpi-ged/ACPI0013:00" in found
+        assert ("acpi/drivers/vmgenid/MFLY0001:00" in found) == variant.kernel.generation_id
+        assert re.search(r"IO-APIC +3-edge +ACPI:Ged", boot["interrupts"])
 
     def test_the_kernel_log_has_no_errors(self, boot):
         """Nothing at level error or worse, no warning with a trace, but for what every such machine shows."""

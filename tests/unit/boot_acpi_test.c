@@ -142,7 +142,7 @@ Test(boot_acpi, the_dsdt_of_one_device_is_as_the_standard_encodes_it)
 {
 	/* clang-format off */
 	static const uint8_t expected[] = {
-		0x10, 0x42, 0x0b, '\\', '_', 'S', 'B', '_', /* Scope, 0xb2 bytes */
+		0x10, 0x43, 0x14, '\\', '_', 'S', 'B', '_', /* Scope, 0x143 bytes */
 		0x5b, 0x82, 0x31, 'C', 'O', 'M', '1',
 		0x08, '_', 'H', 'I', 'D', 0x0c, 0x41, 0xd0, 0x05, 0x01, /* PNP0501 */
 		0x08, '_', 'U', 'I', 'D', 0x00,
@@ -157,6 +157,20 @@ Test(boot_acpi, the_dsdt_of_one_device_is_as_the_standard_encodes_it)
 		0x47, 0x01, 0x64, 0x00, 0x64, 0x00, 0x01, 0x01,
 		0x89, 0x06, 0x00, 0x03, 0x01, 0x01, 0x00, 0x00, 0x00,
 		0x79, 0x00,
+		0x5b, 0x82, 0x41, 0x05, 'V', 'G', 'E', 'N',
+		0x08, '_', 'H', 'I', 'D', 0x0d, 'M', 'F', 'L', 'Y', '0', '0', '0', '1', 0x00,
+		0x08, '_', 'C', 'I', 'D', 0x0d, 'V', 'M', '_', 'G', 'e', 'n', '_', 'C', 'o', 'u', 'n', 't', 'e', 'r', 0x00,
+		0x08, '_', 'D', 'D', 'N', 0x0d, 'V', 'M', '_', 'G', 'e', 'n', '_', 'C', 'o', 'u', 'n', 't', 'e', 'r', 0x00,
+		0x08, 'A', 'D', 'D', 'R', 0x12, 0x0c, 0x02, /* Package of two */
+		0x0c, 0x00, 0xf0, 0x0f, 0x00, 0x0c, 0x00, 0x00, 0x00, 0x00, /* 0xff000 */
+		0x5b, 0x82, 0x3c, 'G', 'E', 'D', '_',
+		0x08, '_', 'H', 'I', 'D', 0x0d, 'A', 'C', 'P', 'I', '0', '0', '1', '3', 0x00,
+		0x08, '_', 'U', 'I', 'D', 0x00,
+		0x08, '_', 'C', 'R', 'S', 0x11, 0x0e, 0x0a, 0x0b,
+		0x89, 0x06, 0x00, 0x03, 0x01, 0x03, 0x00, 0x00, 0x00,
+		0x79, 0x00,
+		0x14, 0x0d, '_', 'E', 'V', 'T', 0x09, /* Method (one argument, serialized) */
+		0x86, 'V', 'G', 'E', 'N', 0x0a, 0x80, /* Notify (VGEN, 0x80) */
 		0x5b, 0x82, 0x41, 0x04, 'V', '0', '0', '0', /* 0x41 bytes: a length of two bytes */
 		0x08, '_', 'H', 'I', 'D', 0x0d, 'L', 'N', 'R', 'O', '0', '0', '0', '5', 0x00,
 		0x08, '_', 'U', 'I', 'D', 0x00,
@@ -297,7 +311,12 @@ Test(boot_acpi, acpica_reads_the_tables_without_complaint)
 	text = disassemble(directory, "dsdt", tables.dsdt);
 	cr_assert_eq(occurrences(text, "Name (_HID, \"LNRO0005\")"), LAYOUT_MAX_VIRTIO_DEVICES);
 	cr_assert_eq(occurrences(text, "Interrupt (ResourceConsumer, Edge, ActiveHigh, Exclusive"),
-		     LAYOUT_MAX_VIRTIO_DEVICES + 2);
+		     LAYOUT_MAX_VIRTIO_DEVICES + 3);
+	cr_assert_eq(occurrences(text, "Name (_CID, \"VM_Gen_Counter\")"), 1);
+	cr_assert_eq(occurrences(text, "Name (_HID, \"ACPI0013\""), 1);
+	cr_assert_eq(occurrences(text, "Method (_EVT, 1, Serialized)"), 1);
+	cr_assert_eq(occurrences(text, "Notify (VGEN, 0x80)"), 1);
+	cr_assert_eq(occurrences(text, "0x000FF000,"), 1, "where the id lies");
 	cr_assert_eq(occurrences(text, "EisaId (\"PNP0501\")"), 1);
 	cr_assert_eq(occurrences(text, "EisaId (\"PNP0303\")"), 1);
 	for (unsigned int i = 0; i < LAYOUT_MAX_VIRTIO_DEVICES; i++) {

@@ -54,7 +54,7 @@ Test(boot_aml, package_lengths_are_right_where_they_grow)
 
 static void write_device(struct aml *aml)
 {
-	size_t device = aml_open_device(aml, "DEV_"), resources;
+	size_t device = aml_open_device(aml, "DEV_"), resources, method;
 
 	aml_name_eisa_id(aml, "_HID", "PNP0C0F");
 	aml_name_integer(aml, "_UID", 200);
@@ -64,6 +64,10 @@ static void write_device(struct aml *aml)
 	aml_resource_memory(aml, 0x12345678, 0x9abcdef0);
 	aml_resource_interrupt(aml, 0x01020304);
 	aml_close_resources(aml, resources);
+	aml_name_address(aml, "ADDR", 0x1122334455667788);
+	method = aml_open_method(aml, "_EVT", 1);
+	aml_notify(aml, "DEV_", 0x81);
+	aml_close(aml, method);
 	aml_close(aml, device);
 }
 
@@ -71,7 +75,7 @@ Test(boot_aml, terms_are_as_the_standard_encodes_them)
 {
 	/* clang-format off */
 	static const uint8_t expected[] = {
-		0x5b, 0x82, 0x49, 0x04, 'D', 'E', 'V', '_',
+		0x5b, 0x82, 0x49, 0x06, 'D', 'E', 'V', '_',
 		0x08, '_', 'H', 'I', 'D', 0x0c, 0x41, 0xd0, 0x0c, 0x0f,
 		0x08, '_', 'U', 'I', 'D', 0x0a, 200,
 		0x08, '_', 'S', 'T', 'R', 0x0d, 'a', 'b', 'c', 0,
@@ -80,6 +84,9 @@ Test(boot_aml, terms_are_as_the_standard_encodes_them)
 		0x86, 0x09, 0x00, 0x01, 0x78, 0x56, 0x34, 0x12, 0xf0, 0xde, 0xbc, 0x9a,
 		0x89, 0x06, 0x00, 0x03, 0x01, 0x04, 0x03, 0x02, 0x01,
 		0x79, 0x00,
+		0x08, 'A', 'D', 'D', 'R', 0x12, 0x0c, 0x02,
+		0x0c, 0x88, 0x77, 0x66, 0x55, 0x0c, 0x44, 0x33, 0x22, 0x11,
+		0x14, 0x0d, '_', 'E', 'V', 'T', 0x09, 0x86, 'D', 'E', 'V', '_', 0x0a, 0x81,
 	};
 	/* clang-format on */
 	struct aml aml = make_aml(sizeof(buffer));

@@ -31,6 +31,7 @@ class Kernel:
     protocols: tuple = ("Linux",)
     with_acpi: bool = True
     without_acpi: bool = True  # whether it has virtio_mmio.device=
+    generation_id: bool = True  # whether it has a driver for the VM generation id
     keyboard: bool = True      # whether its keyboard driver knows Ctrl-Alt-Del (CONFIG_VT)
 
     def __str__(self):
@@ -70,7 +71,7 @@ def write_once(path, write):
 def stock_kernel():
     folder = os.environ.get("MAYFLY_STOCK_KERNEL") or program_output(
         REPOSITORY / "scripts/stock-kernel")
-    return Kernel("stock", pathlib.Path(folder) / "vmlinuz", without_acpi=False,
+    return Kernel("stock", pathlib.Path(folder) / "vmlinuz", without_acpi=False, generation_id=False,
                   modules=f"{folder}:virtio_mmio,virtio_blk,virtio_net")
 
 
