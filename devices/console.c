@@ -71,6 +71,16 @@ void console_close(struct console *console)
 	console_input_close(console);
 }
 
+void console_pause(struct console *console)
+{
+	console_input_pause(console);
+}
+
+void console_resume(struct console *console)
+{
+	console_input_resume(console);
+}
+
 const struct rate_limiter_metrics *console_limiter_metrics(const struct console *console)
 {
 	return &console->output.limiter.metrics;

@@ -60,7 +60,7 @@ static void end_input(struct console *console)
 /* Whether more may be read now. One byte stays free for a Ctrl-A that was held back. */
 static bool may_read(const struct console_input *input)
 {
-	return !input->pausing && input->burst_bytes < SERIAL_INPUT_BYTES - 1;
+	return !input->pausing && !input->at_rest && input->burst_bytes < SERIAL_INPUT_BYTES - 1;
 }
 
 /* Removes escapes from `in`; `out` has room for one byte more. Returns the new length. */
@@ -318,6 +318,18 @@ int console_input_open(struct console *console, struct error *err)
 	}
 	continue_input(console);
 	return 0;
+}
+
+void console_input_pause(struct console *console)
+{
+	console->input.at_rest = true;
+	stop_watching(console);
+}
+
+void console_input_resume(struct console *console)
+{
+	console->input.at_rest = false;
+	continue_input(console);
 }
 
 void console_input_close(struct console *console)

@@ -29,6 +29,9 @@ void console_output_close(struct console *console);
 int console_input_open(struct console *console, struct error *err);
 /* The guest may have taken all input. */
 void console_input_taken(struct console *console);
+/* Stops reading, and begins again. */
+void console_input_pause(struct console *console);
+void console_input_resume(struct console *console);
 void console_input_close(struct console *console);
 
 /* Whether this process is in the foreground of its controlling terminal, and `fd` is that. */

@@ -36,6 +36,11 @@ void rate_limiter_init(struct rate_limiter *limiter, struct loop *loop,
 		token_bucket_init(&limiter->ops, &config->ops);
 }
 
+void rate_limiter_stop(struct rate_limiter *limiter)
+{
+	loop_timer_cancel(limiter->loop, &limiter->timer);
+}
+
 void rate_limiter_destroy(struct rate_limiter *limiter)
 {
 	if (limiter->loop)

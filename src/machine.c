@@ -336,13 +336,25 @@ void machine_destroy(struct machine *machine)
 	free(machine);
 }
 
+/*
+ * First the vCPUs, so that nobody asks the devices for more; then the devices, one after the other.
+ * Both are quick where the host's disks are.
+ */
 void machine_pause(struct machine *machine)
 {
 	vcpus_pause(machine->vcpus);
+	for (unsigned int i = 0; i < machine->drive_count; i++)
+		virtio_block_pause(machine->drives[i].block);
+	machine_pause_interfaces(machine);
+	console_pause(&machine->console);
 }
 
 void machine_resume(struct machine *machine)
 {
+	console_resume(&machine->console);
+	machine_resume_interfaces(machine);
+	for (unsigned int i = 0; i < machine->drive_count; i++)
+		virtio_block_resume(machine->drives[i].block);
 	vcpus_resume(machine->vcpus);
 }
 

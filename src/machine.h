@@ -31,6 +31,10 @@ int machine_create(struct machine **machine, const struct machine_request *reque
  * NULL is fine. */
 void machine_destroy(struct machine *machine);
 
+/*
+ * Stops the vCPUs and brings every device to rest: nothing reads or writes guest memory until
+ * machine_resume(). Waits for disk requests that are in flight.
+ */
 void machine_pause(struct machine *machine);
 void machine_resume(struct machine *machine);
 int machine_send_ctrl_alt_del(struct machine *machine, struct error *err);

@@ -71,6 +71,18 @@ int machine_add_interfaces(struct machine *machine, struct error *err)
 	return result;
 }
 
+void machine_pause_interfaces(struct machine *machine)
+{
+	for (unsigned int i = 0; i < machine->interface_count; i++)
+		virtio_net_pause(machine->interfaces[i].net);
+}
+
+void machine_resume_interfaces(struct machine *machine)
+{
+	for (unsigned int i = 0; i < machine->interface_count; i++)
+		virtio_net_resume(machine->interfaces[i].net);
+}
+
 void machine_destroy_interfaces(struct machine *machine)
 {
 	for (unsigned int i = 0; i < machine->interface_count; i++) {

@@ -68,6 +68,8 @@ void machine_collect_limiter(const struct rate_limiter_metrics *limiter, const c
 void machine_init_interfaces(struct machine *machine);
 int machine_open_taps(struct machine *machine, const struct vm_config *config, struct error *err);
 int machine_add_interfaces(struct machine *machine, struct error *err);
+void machine_pause_interfaces(struct machine *machine);
+void machine_resume_interfaces(struct machine *machine);
 void machine_destroy_interfaces(struct machine *machine);
 void machine_collect_interfaces(struct machine *machine, json_t *metrics);
 

@@ -25,8 +25,8 @@
 #define TURN_BYTES (8 * MIB)
 
 /*
- * A request that waits for the host's stable storage is a turn's work: with the Sync engine it takes
- * some milliseconds, however little there is to be written.
+ * A request that waits for the host's stable storage is a turn's work: with the Sync engine it
+ * takes some milliseconds, however little there is to be written.
  */
 #define DURABLE_BYTES TURN_BYTES
 
@@ -376,6 +376,23 @@ static void finish_requests(struct virtio_block *block)
 	}
 	virtio_mmio_publish(&block->mmio, 0);
 	look_again_when_room(block);
+}
+
+void virtio_block_pause(struct virtio_block *block)
+{
+	virtio_mmio_lock(&block->mmio);
+	/* What waits for a limit waits in the ring, and is found there by the look at the end. */
+	rate_limiter_stop(&block->limiter);
+	finish_requests(block);
+	virtio_mmio_pause(&block->mmio);
+	virtio_mmio_unlock(&block->mmio);
+}
+
+void virtio_block_resume(struct virtio_block *block)
+{
+	virtio_mmio_lock(&block->mmio);
+	virtio_mmio_resume(&block->mmio);
+	virtio_mmio_unlock(&block->mmio);
 }
 
 int virtio_block_set_disk(struct virtio_block *block, struct disk *disk, struct error *err)

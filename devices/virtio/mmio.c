@@ -28,8 +28,9 @@ int virtio_mmio_notify_fd(const struct virtio_mmio *mmio, unsigned int queue)
 
 bool virtio_mmio_is_live(const struct virtio_mmio *mmio)
 {
-	return (mmio->status & (VIRTIO_CONFIG_S_DRIVER_OK | VIRTIO_CONFIG_S_NEEDS_RESET)) ==
-	       VIRTIO_CONFIG_S_DRIVER_OK;
+	return !mmio->paused &&
+	       (mmio->status & (VIRTIO_CONFIG_S_DRIVER_OK | VIRTIO_CONFIG_S_NEEDS_RESET)) ==
+		       VIRTIO_CONFIG_S_DRIVER_OK;
 }
 
 bool virtio_mmio_has_feature(const struct virtio_mmio *mmio, unsigned int bit)
@@ -73,6 +74,24 @@ void virtio_mmio_publish(struct virtio_mmio *mmio, unsigned int queue)
 void virtio_mmio_notify_later(struct virtio_mmio *mmio, unsigned int queue)
 {
 	signal_eventfd(mmio->queues[queue].notify_fd);
+}
+
+void virtio_mmio_pause(struct virtio_mmio *mmio)
+{
+	mmio->paused = true;
+}
+
+/*
+ * A notification that came meanwhile was read and dropped. Which queue it was for need not be
+ * known: to look at a queue in vain does no harm.
+ */
+void virtio_mmio_resume(struct virtio_mmio *mmio)
+{
+	mmio->paused = false;
+	for (unsigned int i = 0; i < mmio->ops->queue_count; i++) {
+		if (mmio->queues[i].virtqueue.ready)
+			virtio_mmio_notify_later(mmio, i);
+	}
 }
 
 void virtio_mmio_config_changed(struct virtio_mmio *mmio)
@@ -119,8 +138,8 @@ void virtio_mmio_reset(struct virtio_mmio *mmio)
 }
 
 /*
- * The driver's notification, on the main thread. It may be late: the device may have been reset in
- * the meantime.
+ * The driver's notification, on the main thread. It may be late: the device may have been reset, or
+ * come to rest, in the meantime.
  */
 static void handle_notify(struct loop_source *source, uint32_t events)
 {

@@ -303,6 +303,27 @@ void virtio_net_destroy(struct virtio_net *net)
 	free(net);
 }
 
+void virtio_net_pause(struct virtio_net *net)
+{
+	virtio_mmio_lock(&net->mmio);
+	rate_limiter_stop(&net->rx_limiter);
+	rate_limiter_stop(&net->tx_limiter);
+	net->rx_limited = false;
+	net_receive_pause(net);
+	net_transmit_pause(net);
+	virtio_mmio_pause(&net->mmio);
+	watch_tap(net);
+	virtio_mmio_unlock(&net->mmio);
+}
+
+void virtio_net_resume(struct virtio_net *net)
+{
+	virtio_mmio_lock(&net->mmio);
+	virtio_mmio_resume(&net->mmio);
+	watch_tap(net);
+	virtio_mmio_unlock(&net->mmio);
+}
+
 struct virtio_mmio *virtio_net_transport(struct virtio_net *net)
 {
 	return &net->mmio;

@@ -101,12 +101,18 @@ struct virtio_net {
  */
 void net_receive(struct virtio_net *net);
 
+/* Gives what was taken from the queue back to it, and keeps a frame that waits. */
+void net_receive_pause(struct virtio_net *net);
+
 /* Forgets what was taken from the queue. */
 void net_receive_stop(struct virtio_net *net);
 
 /* Gives the TAP the frames that the guest has, until the TAP has no room or the turn's work is
  * done. */
 void net_transmit(struct virtio_net *net);
+
+/* Gives a frame that is held back to the queue. */
+void net_transmit_pause(struct virtio_net *net);
 
 void net_transmit_stop(struct virtio_net *net);
 

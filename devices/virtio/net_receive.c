@@ -308,6 +308,29 @@ void net_receive(struct virtio_net *net)
 	virtio_mmio_publish(&net->mmio, NET_RX_QUEUE);
 }
 
+/*
+ * The part of a waiting frame that is in the guest's buffers already. They will be taken anew, and
+ * may be others then.
+ */
+static void take_pending_back(struct net_receive *rx)
+{
+	memmove(rx->overflow + rx->pending_placed, rx->overflow,
+		rx->pending_bytes - rx->pending_placed);
+	iov_gather(rx->iov + rx->iov_first, rx->overflow, rx->pending_placed);
+	rx->pending_placed = 0;
+}
+
+void net_receive_pause(struct virtio_net *net)
+{
+	struct net_receive *rx = &net->rx;
+
+	if (rx->pending_bytes)
+		take_pending_back(rx);
+	virtqueue_unpop(queue_of(net), (uint16_t)rx->count);
+	rx->first = rx->count = rx->iov_first = rx->iov_count = 0;
+	rx->bytes = 0;
+}
+
 void net_receive_stop(struct virtio_net *net)
 {
 	struct net_receive *rx = &net->rx;

@@ -183,6 +183,13 @@ void net_transmit(struct virtio_net *net)
 	rate_limiter_wait(&net->tx_limiter);
 }
 
+void net_transmit_pause(struct virtio_net *net)
+{
+	if (net->tx.held)
+		virtqueue_unpop(queue_of(net), 1);
+	net->tx.held = false;
+}
+
 void net_transmit_stop(struct virtio_net *net)
 {
 	net->tx.held = false;

@@ -255,6 +255,13 @@ int virtqueue_pop(struct virtqueue *queue, struct virtqueue_chain *chain)
 	return 1;
 }
 
+void virtqueue_unpop(struct virtqueue *queue, uint16_t count)
+{
+	/* None are out of a queue that was reset meanwhile. */
+	if (count <= virtqueue_in_flight(queue))
+		queue->next_available = (uint16_t)(queue->next_available - count);
+}
+
 uint16_t virtqueue_waiting(const struct virtqueue *queue)
 {
 	uint16_t waiting;

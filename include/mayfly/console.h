@@ -72,6 +72,7 @@ struct console_input {
 	int fd, pace_fd, continued_fd;
 	bool owned;
 	bool pausing;	    /* the timer runs: nothing is read until then */
+	bool at_rest;	    /* likewise, until console_resume() */
 	bool escape_seen;   /* a Ctrl-A waits for its second key */
 	size_t burst_bytes; /* given to the guest since it last had taken everything */
 	uint64_t burst_start_ns;
@@ -99,6 +100,12 @@ int console_open(struct console *console, const struct console_options *options,
  * should have stopped. Safe on a zeroed struct and twice.
  */
 void console_close(struct console *console);
+
+/*
+ * Input is not read until console_resume(). Output goes on: what the guest has said is said.
+ */
+void console_pause(struct console *console);
+void console_resume(struct console *console);
 
 const struct rate_limiter_metrics *console_limiter_metrics(const struct console *console);
 

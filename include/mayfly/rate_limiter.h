@@ -37,6 +37,12 @@ void rate_limiter_init(struct rate_limiter *limiter, struct loop *loop,
 		       void (*on_ready)(struct rate_limiter *),
 		       const struct rate_limiter_config *config);
 
+/*
+ * Whoever waits is not called any more, and has to ask again to go on. What the buckets hold stays
+ * as it is. Does nothing where nobody waits.
+ */
+void rate_limiter_stop(struct rate_limiter *limiter);
+
 /* on_ready is not called any more. Twice, or on a zeroed struct, does no harm. */
 void rate_limiter_destroy(struct rate_limiter *limiter);
 

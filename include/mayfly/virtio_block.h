@@ -37,7 +37,7 @@ struct virtio_block_options {
 	const struct memory *memory;
 	struct loop *loop;
 	struct log *log;
-	int interrupt_fd; /* an eventfd, borrowed */
+	int interrupt_fd;				/* an eventfd, borrowed */
 	const struct rate_limiter_config *rate_limiter; /* for this call; NULL: no limits */
 };
 
@@ -77,6 +77,14 @@ const struct disk *virtio_block_disk(const struct virtio_block *block);
  * the old one not, or the reverse.
  */
 int virtio_block_set_disk(struct virtio_block *block, struct disk *disk, struct error *err);
+
+/*
+ * Brings the device to rest: what is in flight is finished and answered, however long the disk
+ * takes, and no chain is taken until virtio_block_resume(). All that may be done with the device
+ * may be done meanwhile. The vCPUs have stopped, so that none asks for more.
+ */
+void virtio_block_pause(struct virtio_block *block);
+void virtio_block_resume(struct virtio_block *block);
 
 /*
  * For a clean exit: waits for what is in flight and, unless the cache type is Unsafe, puts

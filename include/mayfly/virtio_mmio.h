@@ -101,6 +101,7 @@ struct virtio_mmio {
 	uint64_t driver_features;
 	uint32_t device_features_sel, driver_features_sel, queue_sel;
 	uint32_t status;
+	bool paused;
 	uint32_t config_generation;
 	const void *config; /* the device's configuration space, read-only for the driver */
 	size_t config_bytes;
@@ -138,8 +139,16 @@ void virtio_mmio_unlock(struct virtio_mmio *mmio);
 int virtio_mmio_notify_fd(const struct virtio_mmio *mmio, unsigned int queue);
 
 /*
- * DRIVER_OK is set and the device is not broken: queues may be worked on. Lock held, as for all
- * below.
+ * At rest: virtio_mmio_is_live() says no, and ops->notify is not called, until
+ * virtio_mmio_resume(), which then calls it for every queue that is ready, notified or not.
+ * Registers work as ever. Main thread, lock held; the device has nothing in flight.
+ */
+void virtio_mmio_pause(struct virtio_mmio *mmio);
+void virtio_mmio_resume(struct virtio_mmio *mmio);
+
+/*
+ * DRIVER_OK is set, the device is neither broken nor at rest: queues may be worked on. Lock held,
+ * as for all below.
  */
 bool virtio_mmio_is_live(const struct virtio_mmio *mmio);
 bool virtio_mmio_has_feature(const struct virtio_mmio *mmio, unsigned int bit);

@@ -53,6 +53,15 @@ int virtio_net_create(struct virtio_net **net, const struct virtio_net_options *
 /* When no vCPU runs any more: takes the sources out, closes the TAP. NULL does nothing. */
 void virtio_net_destroy(struct virtio_net *net);
 
+/*
+ * Brings the device to rest: the TAP is neither read nor written, the buffers that were taken from
+ * the guest ahead are given back, until virtio_net_resume(). A frame that was read and waits for
+ * buffers is kept; one that waits for the TAP is in the ring again. All that may be done with the
+ * device may be done meanwhile. The vCPUs have stopped, so that none asks for more.
+ */
+void virtio_net_pause(struct virtio_net *net);
+void virtio_net_resume(struct virtio_net *net);
+
 /* Registers, windows, notify fds and the transport's metrics, for the machine to wire up. */
 struct virtio_mmio *virtio_net_transport(struct virtio_net *net);
 

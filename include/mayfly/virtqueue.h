@@ -78,6 +78,12 @@ int virtqueue_enable(struct virtqueue *queue, uint64_t features);
 int virtqueue_pop(struct virtqueue *queue, struct virtqueue_chain *chain);
 
 /*
+ * Gives the last `count` chains that were popped, and not pushed, back to the available ring:
+ * virtqueue_pop() takes them again. For a device that takes chains ahead, when it comes to rest.
+ */
+void virtqueue_unpop(struct virtqueue *queue, uint16_t count);
+
+/*
  * Puts a chain into the used ring: `length` is the number of bytes written to it. Not yet visible
  * to the driver.
  */

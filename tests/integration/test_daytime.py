@@ -1,6 +1,7 @@
 """A unikernel of 4 MiB that answers ARP, ping and daytime (RFC 867), by UDP and TCP."""
 import calendar
 import concurrent.futures
+import json
 import os
 import random
 import socket
@@ -31,11 +32,16 @@ def protocol(request):
     return request.param
 
 
-def boot(workshop, net, args="", protocol=None, **configuration):
+def boot(workshop, net, args="", protocol=None, arguments=(), **configuration):
     return workshop.boot_small(
-        "daytime", f"ip={GUEST_ADDRESS}/{PREFIX} {args}", mem=4, protocol=protocol,
+        "daytime", f"ip={GUEST_ADDRESS}/{PREFIX} {args}", *arguments, mem=4, protocol=protocol,
         options={"wrapper": net.wrapper},
         **{"network-interfaces": [{"iface_id": "eth0", "host_dev_name": TAP}], **configuration}).wait_ready()
+
+
+def interface_metrics(guest, workshop):
+    guest.api.put("/actions", {"action_type": "FlushMetrics"})
+    return json.loads(workshop.path("metrics").read_text().splitlines()[-1])["net_eth0"]
 
 
 def seconds_of(text):
@@ -131,6 +137,22 @@ class TestLife:
             guest.api.resume()
             client.settimeout(scaled(10))
             seconds_of(client.recv(100))
+
+    def test_no_frame_is_taken_from_the_tap_while_it_is_paused(self, workshop, net):
+        """Not even into the buffers that the guest had given before; none of them is lost."""
+        guest = boot(workshop, net, arguments=["--metrics-path", workshop.path("metrics")])
+        ask_udp(net)
+        with net.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            guest.api.pause()
+            before = interface_metrics(guest, workshop)
+            for _ in range(20):
+                client.sendto(b"", SERVER)
+            time.sleep(scaled(0.1))
+            assert interface_metrics(guest, workshop) == before
+            guest.api.resume()
+            for _ in range(20):
+                seconds_of(client.recv(100))
+        assert interface_metrics(guest, workshop)["rx_packets_count"] >= before["rx_packets_count"] + 20
 
     def test_frames_of_all_kinds_do_not_disturb_it(self, workshop, net):
         """Noise with a good destination, and real questions with a byte changed."""
