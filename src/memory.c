@@ -95,7 +95,7 @@ int memory_create(struct memory *memory, uint64_t size_bytes, enum huge_pages hu
 	uint64_t low = size_bytes < LAYOUT_MMIO_GAP_START ? size_bytes : LAYOUT_MMIO_GAP_START;
 	int result;
 
-	memset(memory, 0, sizeof(*memory));
+	*memory = (struct memory) { .snapshot_fd = -1 };
 	if (size_bytes == 0 || !is_aligned(size_bytes, unit) || size_bytes > (1ULL << 46))
 		return error_set(
 			err, EINVAL,
@@ -123,7 +123,10 @@ void memory_destroy(struct memory *memory)
 {
 	for (unsigned int i = 0; i < memory->region_count; i++)
 		region_unmap(&memory->regions[i]);
-	memset(memory, 0, sizeof(*memory));
+	if (memory->region_count) /* of a struct that was never made, 0 is no descriptor of ours */
+		close_fd(&memory->snapshot_fd);
+	free(memory->dirty);
+	*memory = (struct memory) { .snapshot_fd = -1 };
 }
 
 void *memory_span(const struct memory *memory, uint64_t gpa, uint64_t length)
@@ -167,6 +170,7 @@ bool memory_write(const struct memory *memory, uint64_t gpa, const void *source,
 	if (!span)
 		return false;
 	copy_once(span, source, length);
+	memory_mark_dirty(memory, span, length);
 	return true;
 }
 
@@ -202,6 +206,30 @@ static uint64_t mappable_bytes(const struct memory *memory, uint64_t gpa, uint64
 	return length & ~(PAGE_SIZE_BYTES - 1);
 }
 
+/* When there are more than can be kept, the last one grows over what lies between. */
+static void note_file_range(struct memory *memory, const uint8_t *hva, uint64_t length)
+{
+	struct memory_range *last = &memory->file_ranges[MEMORY_MAX_FILE_RANGES - 1];
+	uint64_t before = 0, offset = 0, end;
+
+	for (unsigned int i = 0; i < memory->region_count; i++) {
+		const struct memory_region *region = &memory->regions[i];
+
+		if (hva >= region->hva && hva < region->hva + region->size_bytes)
+			offset = before + (uint64_t)(hva - region->hva);
+		before += region->size_bytes;
+	}
+	if (memory->file_range_count < MEMORY_MAX_FILE_RANGES) {
+		memory->file_ranges[memory->file_range_count++] =
+			(struct memory_range) { offset, length };
+		return;
+	}
+	end = last->offset + last->length_bytes;
+	end = end > offset + length ? end : offset + length;
+	last->offset = last->offset < offset ? last->offset : offset;
+	last->length_bytes = end - last->offset;
+}
+
 int memory_load_file(struct memory *memory, uint64_t gpa, int fd, uint64_t offset, uint64_t length,
 		     const char *what, struct error *err)
 {
@@ -232,9 +260,88 @@ int memory_load_file(struct memory *memory, uint64_t gpa, int fd, uint64_t offse
 			return error_errno(err, "cannot map %s", what);
 		mapped = 0;
 	}
+	if (mapped)
+		note_file_range(memory, hva, mapped);
 	/* A mapping laid over guest memory has none of its advice: this, too, becomes the guest's.
 	 */
 	if (mapped && madvise(hva, mapped, MADV_DONTDUMP) < 0)
 		return error_errno(err, "cannot keep %s out of core files", what);
 	return read_fully(fd, offset + mapped, hva + mapped, length - mapped, what, err);
+}
+
+/* Whole extents of the file, so that what is a hole in it stays untouched memory. */
+static int read_extents(const struct memory_region *region, int fd, uint64_t file_offset,
+			struct error *err)
+{
+	uint64_t at = 0;
+
+	while (at < region->size_bytes) {
+		off_t data = lseek(fd, (off_t)(file_offset + at), SEEK_DATA), hole;
+		uint64_t end;
+		int result;
+
+		if (data < 0)
+			return errno == ENXIO ? 0
+					      : error_errno(err, "the memory file cannot be read");
+		at = (uint64_t)data - file_offset;
+		if (at >= region->size_bytes)
+			return 0;
+		hole = lseek(fd, data, SEEK_HOLE);
+		if (hole < 0)
+			return error_errno(err, "the memory file cannot be read");
+		end = (uint64_t)hole - file_offset;
+		end = end < region->size_bytes ? end : region->size_bytes;
+		result = read_fully(fd, (uint64_t)data, region->hva + at, end - at,
+				    "the memory file", err);
+		if (result < 0)
+			return result;
+		at = end;
+	}
+	return 0;
+}
+
+static int map_extent(const struct memory_region *region, int fd, uint64_t file_offset,
+		      struct error *err)
+{
+	if (mmap(region->hva, region->size_bytes, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, (off_t)file_offset) == MAP_FAILED)
+		return error_errno(err, "the memory file cannot be mapped");
+	if (madvise(region->hva, region->size_bytes, MADV_DONTDUMP) < 0)
+		return error_errno(err, "cannot keep the memory file out of core files");
+	return 0;
+}
+
+int memory_create_from_file(struct memory *memory, uint64_t size_bytes, enum huge_pages huge_pages,
+			    int fd, struct error *err)
+{
+	cleanup_fd int file = fd;
+	int result = memory_create(memory, size_bytes, huge_pages, err);
+	bool map = huge_pages == HUGE_PAGES_NONE;
+	uint64_t offset = 0;
+
+	for (unsigned int i = 0; result == 0 && i < memory->region_count; i++) {
+		const struct memory_region *region = &memory->regions[i];
+
+		result = map ? map_extent(region, file, offset, err)
+			     : read_extents(region, file, offset, err);
+		offset += region->size_bytes;
+	}
+	if (result < 0) {
+		memory_destroy(memory);
+		return result;
+	}
+	if (map)
+		memory->snapshot_fd = take_fd(&file);
+	return 0;
+}
+
+const struct memory_region *memory_region_of(const struct memory *memory, uint64_t offset,
+					     uint8_t **hva)
+{
+	const struct memory_region *region = memory->regions;
+
+	while (offset >= region->size_bytes)
+		offset -= (region++)->size_bytes;
+	*hva = region->hva + offset;
+	return region;
 }

@@ -34,6 +34,13 @@ static void store_u16(uint8_t *ring, size_t offset, uint16_t value, int order)
 	__atomic_store_n((uint16_t *)(void *)(ring + offset), value, order);
 }
 
+/* Only the used ring is the device's to write. */
+static void store_used(const struct virtqueue *queue, size_t offset, uint16_t value, int order)
+{
+	store_u16(queue->used, offset, value, order);
+	memory_mark_dirty(queue->memory, queue->used + offset, sizeof(value));
+}
+
 static size_t available_bytes(uint16_t size)
 {
 	return RING_ITEMS + sizeof(uint16_t) * size + sizeof(uint16_t); /* used_event at the end */
@@ -183,6 +190,9 @@ static int add_buffer(struct virtqueue *queue, const struct vring_desc *descript
 
 	chain->iov[count] = (struct iovec) { .iov_base = hva, .iov_len = descriptor->len };
 	if (writable) {
+		/* For the whole chain at once, and in good time: nobody takes a snapshot of a device
+		 * that has work in flight. */
+		memory_mark_dirty(queue->memory, hva, descriptor->len);
 		chain->writable_count++;
 		chain->writable_bytes += descriptor->len;
 	} else {
@@ -276,11 +286,13 @@ uint16_t virtqueue_waiting(const struct virtqueue *queue)
 void virtqueue_push(struct virtqueue *queue, uint16_t head, uint32_t length)
 {
 	struct vring_used_elem element = { .id = head, .len = length };
+	uint8_t *entry;
 
 	if (!queue->ready)
 		return;
-	memcpy(queue->used + RING_ITEMS + sizeof(element) * (queue->next_used & (queue->size - 1)),
-	       &element, sizeof(element));
+	entry = queue->used + RING_ITEMS + sizeof(element) * (queue->next_used & (queue->size - 1));
+	memcpy(entry, &element, sizeof(element));
+	memory_mark_dirty(queue->memory, entry, sizeof(element));
 	queue->next_used++;
 }
 
@@ -309,7 +321,7 @@ bool virtqueue_publish(struct virtqueue *queue)
 	 * Release: what the device wrote, buffers and entries, is visible before the index
 	 * (2.7.8.2).
 	 */
-	store_u16(queue->used, RING_INDEX, queue->published_used, __ATOMIC_RELEASE);
+	store_used(queue, RING_INDEX, queue->published_used, __ATOMIC_RELEASE);
 	/*
 	 * The driver writes used_event (or the flag), then looks at the index again; the device
 	 * writes the index, then looks at used_event. With a full barrier on both sides at least
@@ -326,7 +338,7 @@ void virtqueue_disable_notify(struct virtqueue *queue)
 	 * without our doing.
 	 */
 	if (queue->ready && !queue->event_idx)
-		store_u16(queue->used, RING_FLAGS, VRING_USED_F_NO_NOTIFY, __ATOMIC_RELAXED);
+		store_used(queue, RING_FLAGS, VRING_USED_F_NO_NOTIFY, __ATOMIC_RELAXED);
 }
 
 bool virtqueue_enable_notify(struct virtqueue *queue)
@@ -334,10 +346,10 @@ bool virtqueue_enable_notify(struct virtqueue *queue)
 	if (!queue->ready || queue->fault)
 		return false;
 	if (queue->event_idx)
-		store_u16(queue->used, available_event_offset(queue), queue->next_available,
+		store_used(queue, available_event_offset(queue), queue->next_available,
 			  __ATOMIC_RELAXED);
 	else
-		store_u16(queue->used, RING_FLAGS, 0, __ATOMIC_RELAXED);
+		store_used(queue, RING_FLAGS, 0, __ATOMIC_RELAXED);
 	/* As in virtqueue_publish(), the other way round: first ask, then look again. */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	return load_u16(queue->available, RING_INDEX, __ATOMIC_RELAXED) != queue->next_available;

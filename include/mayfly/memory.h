@@ -25,11 +25,26 @@ struct memory_region {
 	uint8_t *hva;
 };
 
+/* A part of guest memory, as an offset: regions counted as if they followed each other. */
+struct memory_range {
+	uint64_t offset;
+	uint64_t length_bytes;
+};
+
+#define MEMORY_MAX_FILE_RANGES 16
+
 struct memory {
 	struct memory_region regions[MEMORY_MAX_REGIONS];
 	unsigned int region_count;
 	uint64_t size_bytes;
 	enum huge_pages huge_pages;
+	/* Where a file is mapped: pages there have content before anybody touches them. */
+	struct memory_range file_ranges[MEMORY_MAX_FILE_RANGES];
+	unsigned int file_range_count;
+	int snapshot_fd; /* the memory file that all of it is mapped from, owned; -1: none */
+	/* A bit for each page that the monitor wrote, in order of their offsets; NULL: not wanted.
+	 */
+	_Atomic uint64_t *dirty;
 };
 
 /*
@@ -40,6 +55,14 @@ struct memory {
  */
 int memory_create(struct memory *memory, uint64_t size_bytes, enum huge_pages huge_pages,
 		  struct error *err);
+
+/*
+ * The same with the content of a snapshot's memory file from its beginning, which is at least that
+ * long: mapped copy-on-write, so that no byte is read before it is touched; with huge pages, read.
+ * Takes `fd` over, whatever the result.
+ */
+int memory_create_from_file(struct memory *memory, uint64_t size_bytes, enum huge_pages huge_pages,
+			    int fd, struct error *err);
 
 /* Unmaps all; `memory` is empty afterwards. No other thread may use it any more. */
 void memory_destroy(struct memory *memory);
@@ -63,5 +86,36 @@ bool memory_write(const struct memory *memory, uint64_t gpa, const void *source,
  */
 int memory_load_file(struct memory *memory, uint64_t gpa, int fd, uint64_t offset, uint64_t length,
 		     const char *what, struct error *err);
+
+/*
+ * From here on memory_mark_dirty() keeps a record of what the monitor writes; what vCPUs write is
+ * KVM's to tell (vm_collect_dirty()). All pages count as clean now.
+ */
+int memory_track_dirty(struct memory *memory, struct error *err);
+
+void memory_mark_dirty_slow(const struct memory *memory, const void *hva, size_t length_bytes);
+
+/*
+ * Before or after the monitor writes to guest memory, at the latest before the guest can be
+ * snapshotted: [hva, hva + length) of a span. Any thread. Costs nothing while nobody tracks.
+ */
+static inline void memory_mark_dirty(const struct memory *memory, const void *hva,
+				     size_t length_bytes)
+{
+	if (memory->dirty)
+		memory_mark_dirty_slow(memory, hva, length_bytes);
+}
+
+/*
+ * Adds bits, one for each page of the region `index`, to the record. This and the next two are for
+ * the main thread, while no vCPU runs and memory is tracked; offsets are those of pages.
+ */
+void memory_add_dirty(struct memory *memory, unsigned int index, const uint64_t *bitmap);
+bool memory_is_dirty(const struct memory *memory, uint64_t offset);
+void memory_clear_dirty(struct memory *memory);
+
+/* The region of an offset, which lies within guest memory, and the host address there. */
+const struct memory_region *memory_region_of(const struct memory *memory, uint64_t offset,
+					     uint8_t **hva);
 
 #endif
