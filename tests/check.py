@@ -25,7 +25,10 @@ EMULATED_TIME_FACTOR = "12"
 EMULATED_HOSTS = 2
 EMULATED_TIMEOUT_SECONDS = "2700"
 NATIVE_AT_ONCE = 2
-RETRIES_AT_MOST = 10
+# What failed once is tried once more; if it was more than this, it was no accident.
+RETRIES_AT_MOST = 5
+# The functions of tests that passed on this machine itself, which --shown takes.
+SHOWN = RESULTS / "shown-natively"
 
 
 @dataclasses.dataclass
@@ -34,12 +37,14 @@ class Result:
     failed: int = 0
     failures: list = dataclasses.field(default_factory=list)  # names
     skipped: list = dataclasses.field(default_factory=list)   # (name, reason)
+    second: list = dataclasses.field(default_factory=list)    # names of those that passed at the second try
 
     def add(self, other):
         self.passed += other.passed
         self.failed += other.failed
         self.failures += other.failures
         self.skipped += other.skipped
+        self.second += other.second
 
 
 class CannotRun(Exception):
@@ -113,16 +118,30 @@ def meson_tests(part, folder, suite, environment=None):
     return result
 
 
-def read_junit(part, path):
-    result = Result()
-    for case in ElementTree.parse(path).getroot().iter("testcase"):
-        name = f"{part}: {case.get('classname', '')}::{case.get('name')}"
+def cases(junit):
+    """What a pytest has run: (node, passed | failed | skipped, reason)."""
+    for case in ElementTree.parse(junit).getroot().iter("testcase"):
+        module, _, group = case.get("classname", "").partition(".Test")
+        path = module.rpartition(".")[2] + ".py"
+        node = "::".join(filter(None, [f"tests/integration/{path}", group and f"Test{group}", case.get("name")]))
         skipped = case.find("skipped")
         if case.find("failure") is not None or case.find("error") is not None:
+            yield node, "failed", ""
+        elif skipped is not None:
+            yield node, "skipped", skipped.get("message", "")
+        else:
+            yield node, "passed", ""
+
+
+def read_junit(part, junit):
+    result = Result()
+    for node, outcome, reason in cases(junit):
+        name = f"{part}: {node.removeprefix('tests/integration/')}"
+        if outcome == "failed":
             result.failed += 1
             result.failures.append(name)
-        elif skipped is not None:
-            result.skipped.append((name, skipped.get("message", "")))
+        elif outcome == "skipped":
+            result.skipped.append((name, reason))
         else:
             result.passed += 1
     return result
@@ -188,25 +207,61 @@ def check_lint():
     return result
 
 
-def shared_by(count, part, run_one):
-    """Runs several pytests at once, which share the tests; run_one(name, arguments) runs one of them."""
+def at_once(lanes):
+    """Runs several functions at the same time; what they return, added up."""
+    total = Result()
+    with concurrent.futures.ThreadPoolExecutor(len(lanes)) as pool:
+        for result in pool.map(lambda lane: lane(), lanes):
+            total.add(result)
+    return total
+
+
+def sharing(count, part, run_one):
+    """Lanes that share the tests among them; run_one(name, arguments) is one."""
     work = RESULTS / f"{part}-work"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
-    total = Result()
-    with concurrent.futures.ThreadPoolExecutor(count) as pool:
-        for result in pool.map(lambda number: run_one(f"{part}-{number}", ["--share-work", work]), range(1, count + 1)):
-            total.add(result)
-    shutil.rmtree(work)
-    return total
+    return [lambda name=f"{part}-{number}": run_one(name, ["--share-work", work]) for number in range(1, count + 1)]
+
+
+def again(part, result, names, run_one):
+    """What failed once is tried once more, with nothing beside it; the summary names what passed only then."""
+    nodes = [node for name in names for node, outcome, _ in cases(RESULTS / f"{name}.xml") if outcome == "failed"]
+    if not nodes or len(nodes) > RETRIES_AT_MOST:
+        return result
+    print(f"== {part}: once more: " + ", ".join(nodes), flush=True)
+    name = f"{part}-again"
+    retried = run_one(name, nodes)
+    second = [f"{part}: {node.removeprefix('tests/integration/')}"
+              for node, outcome, _ in cases(RESULTS / f"{name}.xml") if outcome == "passed"]
+    return Result(result.passed + retried.passed, retried.failed, retried.failures, result.skipped + retried.skipped,
+                  result.second + second)
+
+
+def note_what_was_shown(names):
+    """Which functions of tests passed here with everything they were run with."""
+    outcomes = {}
+    for name in names:
+        for node, outcome, _ in cases(RESULTS / f"{name}.xml"):
+            outcomes.setdefault(node.partition("[")[0], set()).add(outcome)
+    SHOWN.write_text("".join(f"{function}\n" for function, seen in sorted(outcomes.items()) if seen == {"passed"}),
+                     encoding="utf-8")
 
 
 def check_native():
     build("native", "build", "-Dwerror=true", "-Dtests=enabled")
-    result = shared_by(NATIVE_AT_ONCE, "native", lambda name, shared: pytest_part(
-        name, ["tests/integration", "-m", "not emulated_host and not alone", *shared]))
-    result.add(pytest_part("native-alone", ["tests/integration", "-m", "not emulated_host and alone"]))
-    return result
+
+    def those(expression):
+        return lambda name, arguments: pytest_part(name, ["tests/integration", "-m", expression, *arguments])
+
+    # Those that mostly wait are a lane of their own, beside those that keep the processors busy. What boots emulated
+    # hosts goes with them, so that there is one at a time.
+    names = [*(f"native-{number}" for number in range(1, NATIVE_AT_ONCE + 1)), "native-waits", "native-alone"]
+    result = at_once([*sharing(NATIVE_AT_ONCE, "native", those("not alone and not waits and not emulated_host")),
+                      lambda: those("(waits or emulated_host) and not alone")("native-waits", [])])
+    result.add(those("alone")("native-alone", []))
+    note_what_was_shown(names)
+    return again("native", result, names, pytest_part)
 
 
 def emulated_pytest(name, arguments):
@@ -219,38 +274,18 @@ def emulated_pytest(name, arguments):
     return pytest_part(name, arguments, wrapper)
 
 
-def retry_emulated(result):
-    """What failed once is tried once more, in a fresh emulated host, and both outcomes are shown."""
-    nodes = []
-    for part in range(1, EMULATED_HOSTS + 1):
-        for case in ElementTree.parse(RESULTS / f"emulated-{part}.xml").getroot().iter("testcase"):
-            if case.find("failure") is not None or case.find("error") is not None:
-                path, _, group = case.get("classname").partition(".Test")
-                nodes.append("::".join(filter(None, [path.replace(".", "/") + ".py", group and f"Test{group}",
-                                                     case.get("name")])))
-    if not nodes or len(nodes) > RETRIES_AT_MOST:
-        return result
-    nodes = [node if node.startswith("tests/") else f"tests/integration/{node}" for node in nodes]
-    print("== emulated: once more, each in a fresh guest: " + ", ".join(nodes), flush=True)
-    again = emulated_pytest("emulated-again", nodes)
-    print(f"== emulated: of {len(nodes)} that failed, {again.passed} passed at the second try", flush=True)
-    return Result(result.passed + again.passed, again.failed, again.failures, result.skipped)
-
-
 def check_emulated():
     build("emulated", "build", "-Dwerror=true", "-Dtests=enabled")
-    result = pytest_part("emulated-host-itself", ["tests/integration", "-m", "emulated_host"])
     # Made here, where it is fast; inside they are found in the cache.
     must("emulated", ["scripts/stock-kernel"])
     must("emulated", ["guest-kernel-configs/build"])
     must("emulated", ["/usr/bin/python3", "-m", "harness.images"],
          {"PYTHONPATH": str(REPOSITORY / "tests" / "integration"), "MAYFLY_TEST_HOST": "hardware"})
-    inside = shared_by(EMULATED_HOSTS, "emulated", lambda name, shared: emulated_pytest(
-        name, ["tests/integration", "-m", "guest and not native and not emulated_host", *shared]))
-    if inside.failed:
-        inside = retry_emulated(inside)
-    result.add(inside)
-    return result
+    shown = ["--shown", SHOWN] if SHOWN.exists() else []
+    result = at_once(sharing(EMULATED_HOSTS, "emulated", lambda name, arguments: emulated_pytest(
+        name, ["tests/integration", "-m", "guest and not native and not emulated_host", *shown, *arguments])))
+    return again("emulated", result, [f"emulated-{number}" for number in range(1, EMULATED_HOSTS + 1)],
+                 emulated_pytest)
 
 
 PARTS = {
@@ -260,7 +295,7 @@ PARTS = {
                                  "UndefinedBehaviorSanitizer"),
     "fuzz": (check_fuzz, "each fuzzer: its corpus, then a fixed number of executions"),
     "lint": (check_lint, "cppcheck, clang-tidy, the manual page"),
-    "native": (check_native, "integration tests on this machine"),
+    "native": (check_native, "integration tests on this machine, and of the emulated host"),
     "emulated": (check_emulated, "integration tests in the emulated host"),
 }
 
@@ -298,6 +333,7 @@ def main():
     parts = arguments.parts or [part for part in PARTS
                                 if not arguments.quick or part not in ("emulated", "lint", "fuzz")]
     RESULTS.mkdir(parents=True, exist_ok=True)
+    SHOWN.unlink(missing_ok=True)
     total = Result()
     begin = time.monotonic()
     print(f"this machine: {host()}", flush=True)
@@ -307,6 +343,8 @@ def main():
     print(f"\nall parts took {time.monotonic() - begin:.0f} s; their logs are in results/check/")
     for name, reason in total.skipped:
         print(f"skipped: {name}: {reason}")
+    for name in total.second:
+        print(f"passed at the second try: {name}")
     for name in total.failures:
         print(f"FAILED: {name}")
     print(f"{total.passed} passed, {total.failed} failed" +

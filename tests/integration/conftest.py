@@ -25,6 +25,8 @@ def pytest_addoption(parser):
     parser.addoption("--mayfly", metavar="PATH", help="the program to test (or set MAYFLY)")
     parser.addoption("--share-work", metavar="DIR", help="share the tests with other processes that are given the same "
                      "folder, empty before the first of them starts: who is first to name a group there runs it")
+    parser.addoption("--shown", metavar="FILE", help="leave out tests marked `once` whose function this file names, "
+                     "one a line: they passed elsewhere")
 
 
 @pytest.fixture(scope="session")
@@ -104,10 +106,17 @@ def suits(item):
 
 def pytest_collection_modifyitems(config, items):
     """On a PVM host some tests have no kernel; they run in the emulated host, so say nothing of them."""
-    unfit = [item for item in items if not suits(item)]
-    if unfit:
-        config.hook.pytest_deselected(items=unfit)
-        items[:] = [item for item in items if suits(item)]
+    named = config.getoption("--shown")
+    shown = set(pathlib.Path(named).read_text(encoding="utf-8").split()) if named else set()
+
+    def wanted(item):
+        function = item.nodeid.partition("[")[0].rpartition("tests/integration/")[2]
+        return suits(item) and not (item.get_closest_marker("once") and f"tests/integration/{function}" in shown)
+
+    unwanted = [item for item in items if not wanted(item)]
+    if unwanted:
+        config.hook.pytest_deselected(items=unwanted)
+        items[:] = [item for item in items if wanted(item)]
 
 
 def groups_of(items):
@@ -122,7 +131,8 @@ def groups_of(items):
 
 
 def claimed(items, folder):
-    for group, members in groups_of(items):
+    groups = sorted(groups_of(items), key=lambda group: not any(item.get_closest_marker("long") for item in group[1]))
+    for group, members in groups:
         try:
             (folder / group).touch(exist_ok=False)
         except FileExistsError:

@@ -391,6 +391,7 @@ class Requests:
         return answer.status_code, answer.json() if answer.content else None
 
 
+@pytest.mark.once
 @pytest.mark.guest
 @pytest.mark.parametrize("client", [Curl, Requests])
 def test_a_whole_session(workshop, kernel, client):

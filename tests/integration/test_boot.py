@@ -233,6 +233,7 @@ class TestKinds:
         assert not re.search(r"\b(vmx|svm)\b", info)
         assert "hypervisor" in info
 
+    @pytest.mark.once
     @pytest.mark.parametrize("pages", ["None", "Transparent"])
     def test_huge_pages_setting(self, workshop, kernel, pages):
         guest = workshop.boot(kernel, machine={"huge_pages": pages})

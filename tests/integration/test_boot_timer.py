@@ -41,18 +41,21 @@ def test_linux_tells_its_boot_time(workshop, kernel):
     assert len(times(guest.monitor)) == 1
 
 
+@pytest.mark.once
 def test_linux_that_tells_it_unasked_goes_on(workshop, kernel):
     guest = workshop.boot(kernel, args="mayfly.boot-timer")
     assert guest.run("echo works").strip() == "works"
     assert times(guest.monitor) == []
 
 
+@pytest.mark.once
 def test_only_the_right_value_counts_and_only_once(workshop):
     monitor = workshop.boot_tiny(WRITE_THREE_TIMES, "--boot-timer", pvh=True)
     monitor.console.wait_for(b"A", 60)
     assert len(times(monitor)) == 1
 
 
+@pytest.mark.once
 def test_it_counts_from_the_moment_that_the_caller_names(workshop):
     now = time.monotonic_ns() // 1000
     start = now // 2  # long ago

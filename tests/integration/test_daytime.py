@@ -89,16 +89,19 @@ class TestAnswers:
         boot(workshop, net)
         assert net.ping(GUEST_ADDRESS, 5, payload_bytes) == 5
 
+    @pytest.mark.once
     def test_it_answers_for_its_own_address_only(self, workshop, net):
         boot(workshop, net)
         assert net.ping("10.0.0.3", 1, seconds=1) == 0
         assert net.ping(GUEST_ADDRESS, 1) == 1
 
+    @pytest.mark.once
     def test_other_tcp_ports_are_closed(self, workshop, net):
         boot(workshop, net)
         with net.socket(socket.AF_INET, socket.SOCK_STREAM) as client, pytest.raises(ConnectionRefusedError):
             client.connect((GUEST_ADDRESS, 80))
 
+    @pytest.mark.once
     def test_servers_that_answer_each_other_are_not_answered(self, workshop, net):
         boot(workshop, net)
         with net.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
@@ -117,6 +120,7 @@ class TestAnswers:
                 seconds_of(text)
 
 
+@pytest.mark.once
 class TestLife:
     def test_it_ends_after_as_many_answers_as_asked_for(self, workshop, net, protocol):
         guest = boot(workshop, net, "requests=2 time=4102444800", protocol)

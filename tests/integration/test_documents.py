@@ -92,17 +92,20 @@ class TestExamplesAreFound:
 class TestExamples:
     """With a guest of a few instructions: what the API answers does not depend on the kernel."""
 
+    @pytest.mark.once
     def test_the_session_of_the_readme(self, workshop, needs):
         needs("curl")
         files(workshop, "root.ext4")
         Shell(workshop.monitor(api=True)).play(README_SESSIONS[0])
 
+    @pytest.mark.once
     def test_the_errors_of_the_readme(self, workshop, needs):
         needs("curl")
         shell = Shell(workshop.monitor(api=True))
         shell.type(README_SESSIONS[0][0][0])
         shell.play(README_SESSIONS[1])
 
+    @pytest.mark.once
     def test_the_session_of_the_guide(self, workshop, needs):
         needs("curl")
         files(workshop, "rootfs.ext4", "bigger.ext4")

@@ -48,6 +48,7 @@ class TestGuestEnds:
         assert_registers_in_log(monitor, rip)
         assert not monitor.socket_path.exists()
 
+    @pytest.mark.once
     def test_a_halted_guest_is_left_alone(self, workshop):
         """All interrupts off and hlt: only someone outside can end it, and still can."""
         monitor = workshop.boot_tiny(tiny.HALT_FOR_EVER)
@@ -74,17 +75,20 @@ class TestLinuxEnds:
         assert guest.reboot() == 0
         assert not guest.monitor.socket_path.exists()
 
+    @pytest.mark.once
     def test_orderly_reboot_through_init_is_status_0(self, workshop, kernel):
         guest = workshop.boot(kernel)
         guest.start("reboot")
         assert guest.monitor.wait(60) == 0
 
+    @pytest.mark.once
     def test_panic_restarts_and_so_ends_with_status_0(self, workshop, kernel):
         """No init: the kernel panics, and after panic=1 second pulses the reset line."""
         guest = workshop.boot(kernel, ready=False, args="panic=1 rdinit=/nonexistent")
         assert guest.monitor.wait(60) == 0
         assert b"Kernel panic - not syncing" in guest.console.since()
 
+    @pytest.mark.once
     def test_panic_without_restart_leaves_the_microvm_running(self, workshop, kernel):
         """With panic=0 the kernel stands still, which is not ours to judge."""
         guest = workshop.boot(kernel, ready=False, args="panic=0 rdinit=/nonexistent", initrd=True)
@@ -93,6 +97,7 @@ class TestLinuxEnds:
         assert guest.api.state() == "Running"
         assert guest.monitor.end() == 143
 
+    @pytest.mark.once
     def test_halt_leaves_the_microvm_running(self, workshop, kernel):
         guest = workshop.boot(kernel)
         guest.start("echo 7 >/proc/sys/kernel/printk; halt -f")
@@ -116,6 +121,7 @@ class TestLinuxEnds:
         guest.console.wait_for(rb"MAYFLY-CTRL-ALT-DEL", 60)
         assert guest.monitor.wait(60) == 0
 
+    @pytest.mark.once
     @pytest.mark.parametrize("number, status", [
         (signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGQUIT, 131), (signal.SIGHUP, 156),
         (signal.SIGSEGV, 150), (signal.SIGBUS, 149), (signal.SIGILL, 157), (signal.SIGXCPU, 154),
@@ -126,6 +132,7 @@ class TestLinuxEnds:
         assert monitor.wait() == status
         assert not monitor.socket_path.exists()
 
+    @pytest.mark.once
     def test_kill_9_leaves_no_process(self, workshop):
         monitor = workshop.boot_tiny(tiny.SPIN)
         monitor.console.wait_for(b"A", 60)
@@ -137,6 +144,7 @@ class TestLinuxEnds:
         assert str(monitor.socket_path) in again.stderr and "Remove it" in again.stderr
         assert monitor.socket_path.exists()
 
+    @pytest.mark.once
     def test_a_signal_in_the_middle_of_a_boot(self, workshop, kernel):
         for delay in range(10):
             guest = workshop.boot(kernel, ready=False)
@@ -149,6 +157,7 @@ class TestLinuxEnds:
         monitor.api.pause()
         assert monitor.end() == 143
 
+    @pytest.mark.once
     def test_a_second_sigterm_does_no_harm(self, workshop):
         monitor = workshop.boot_tiny(tiny.SPIN)
         monitor.signal(signal.SIGTERM)

@@ -150,6 +150,7 @@ class TestNetwork:
         end(guest)
 
 
+@pytest.mark.once
 class TestLog:
     @pytest.mark.parametrize("case, reason", [
         ("loop-of-two", "a chain that loops (0x0)"),
@@ -207,6 +208,7 @@ class TestMeanwhile:
         assert_monitor_is_well(guest)
         end(guest)
 
+    @pytest.mark.once
     def test_keys_that_nobody_reads(self, workshop):
         guest = boot(workshop, "case=loop-of-one then=halt").wait_ready()
         refused = [answer for answer in (guest.api.request("PUT", "/actions", {"action_type": "SendCtrlAltDel"})

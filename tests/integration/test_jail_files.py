@@ -31,6 +31,7 @@ def before_and_after(path):
     return status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)
 
 
+@pytest.mark.once
 class TestFiles:
     @pytest.mark.parametrize("uid, gid, mode", [(0, 0, 0o600), (0, 0, 0o644), (1000, 1000, 0o640), (USER, 0, 0o600),
                                                 (0, USER, 0o660), (USER, USER, 0o600)])
@@ -122,6 +123,7 @@ class TestFiles:
         assert not jails.room("refused").exists()
 
 
+@pytest.mark.once
 class TestFolder:
     def test_what_the_administrator_put_there_stays(self, jails):
         root = jails.root("mine")

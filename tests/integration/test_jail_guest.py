@@ -100,6 +100,7 @@ class TestGuest:
         assert guest.reboot() == 0
         assert not (run / "mayfly.socket").exists()
 
+    @pytest.mark.once
     def test_in_the_background_with_pids_of_its_own(self, jails, workshop, kernel):
         inside = Inside(jails, workshop, kernel, disk=disk_of(jails))
         done = jails.run("--config-file", "/config.json", jail_id="back", program=jails.monitor,
@@ -129,6 +130,7 @@ class TestGuest:
         pause_and_resume(guest)
         assert guest.reboot() == 0
 
+    @pytest.mark.once
     def test_run_with_the_console_on_the_terminal(self, jails, kernel):
         """`mayfly run` behind the two hyphens."""
         arguments = ["run", "--kernel", "/kernel", "--initrd", "/initrd", "--mem", "256M", "--api-sock",

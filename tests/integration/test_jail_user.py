@@ -50,6 +50,7 @@ def host_namespaces():
     return {name: os.readlink(f"/proc/self/ns/{name}") for name in ("user", "mnt", "pid", "net", "ipc")}
 
 
+@pytest.mark.once
 class TestOrdinaryUser:
     def start(self, jails, *arguments, wrapper=(), **how):
         return jails.start(*arguments, uid=None, wrapper=as_user(*wrapper), **how)
@@ -148,6 +149,7 @@ class TestOrdinaryUser:
         assert pid == int((user_jails.room("back") / "pid").read_text())
 
 
+@pytest.mark.once
 class TestDenied:
     """What a container's filter denies is done without, and said."""
 

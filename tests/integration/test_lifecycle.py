@@ -28,6 +28,7 @@ def forget(workshop, monitor):
     workshop.monitors.remove(monitor)
 
 
+@pytest.mark.once
 def test_start_and_kill_at_any_moment(workshop):
     chance = random.Random(2)
     for _ in range(ROUNDS):
@@ -39,6 +40,7 @@ def test_start_and_kill_at_any_moment(workshop):
         forget(workshop, monitor)
 
 
+@pytest.mark.once
 def test_start_and_sigterm_at_any_moment(workshop):
     chance = random.Random(3)
     for _ in range(ROUNDS):
@@ -51,6 +53,7 @@ def test_start_and_sigterm_at_any_moment(workshop):
         forget(workshop, monitor)
 
 
+@pytest.mark.once
 def test_reset_by_the_hundred(workshop):
     for _ in range(ROUNDS):
         monitor = prepared(workshop, tiny.RESET)
@@ -61,6 +64,7 @@ def test_reset_by_the_hundred(workshop):
         forget(workshop, monitor)
 
 
+@pytest.mark.once
 def test_the_answer_to_the_start_arrives_even_if_the_guest_ends_at_once(workshop):
     for _ in range(ROUNDS // 4):
         monitor = prepared(workshop, tiny.RESET)
@@ -74,6 +78,7 @@ def test_the_answer_to_the_start_arrives_even_if_the_guest_ends_at_once(workshop
         forget(workshop, monitor)
 
 
+@pytest.mark.once
 def test_clients_that_vanish_before_their_answer(workshop):
     """Requests are sent and the connection closed at once; the last client still gets its answers."""
     monitor = workshop.boot_tiny(tiny.SPIN)
@@ -91,6 +96,7 @@ def test_clients_that_vanish_before_their_answer(workshop):
     assert monitor.end() == 143
 
 
+@pytest.mark.once
 def test_clients_at_the_same_time(workshop):
     """Eight threads pause, resume and ask; each answer is one that its request can have."""
     monitor = workshop.boot_tiny(tiny.SPIN, vcpus=2)
@@ -121,6 +127,7 @@ def test_clients_at_the_same_time(workshop):
     assert monitor.end() == 143
 
 
+@pytest.mark.once
 def test_a_failed_start_can_be_mended_and_tried_again(workshop):
     """What the first attempt opened is closed again: by the hundred, no descriptor is left."""
     monitor = workshop.monitor(api=True)
@@ -142,6 +149,7 @@ def test_a_failed_start_can_be_mended_and_tried_again(workshop):
     monitor.console.wait_for(b"A", 60)
 
 
+@pytest.mark.once
 def test_many_monitors_at_once(workshop):
     monitors = [workshop.boot_tiny(tiny.SPIN) for _ in range(10 if FACTOR == 1 else 4)]
     for monitor in monitors:

@@ -80,6 +80,7 @@ def assert_limit(measure, limit, attempts=3):
     raise AssertionError(f"{seen} instead of {limit}")
 
 
+@pytest.mark.waits
 @pytest.mark.guest
 class TestDrives:
     def test_fio_measures_the_bandwidth_before_and_after_a_patch(self, workshop, kernel):
@@ -94,6 +95,7 @@ class TestDrives:
         assert drive["rate_limiter_event_count"] > 0
         assert guest.reboot() == 0
 
+    @pytest.mark.once
     def test_fio_measures_the_operations_before_and_after_a_patch(self, workshop, kernel):
         guest = boot_with_fio(workshop, kernel, {"ops": bucket(10, 200), "bandwidth": bucket(10 * MIB)},
                               io_engine="Async")
@@ -113,6 +115,7 @@ class TestDrives:
         assert "rate_limiter" not in guest.api.get("/vm/config")["drives"][1]
         assert guest.reboot() == 0
 
+    @pytest.mark.once
     def test_a_burst_is_spent_once(self, workshop, kernel):
         limits = {"bandwidth": bucket(64 * KIB, SECOND, 4 * MIB)}
         guest = workshop.boot(kernel, "--metrics-path", workshop.path("metrics"), drives=[
@@ -131,6 +134,7 @@ class TestDrives:
         assert time.monotonic() - start >= 3.8
         assert throttled() > 0
 
+    @pytest.mark.once
     def test_a_drive_that_waits_holds_up_nothing_else(self, workshop, kernel):
         """One operation a day: reads of that drive hang. All else goes on, and so does it, without the limit."""
         guest = workshop.boot(kernel, "--metrics-path", workshop.path("metrics"), drives=[
@@ -153,6 +157,7 @@ class TestDrives:
         guest.run("while [ ! -e /tmp/over ]; do sleep 0.1; done", 120)
         assert guest.read("/sys/block/vda/size") == str(8 * MIB // 512)
 
+    @pytest.mark.once
     def test_the_end_does_not_wait_for_a_limit(self, workshop, kernel):
         guest = workshop.boot(kernel, "--metrics-path", workshop.path("metrics"), drives=[
             {"path": workshop.disk("slow", 4 * MIB), "drive_id": "slow", "cache_type": "Writeback"}])
@@ -163,6 +168,7 @@ class TestDrives:
         assert guest.monitor.end() == 143
 
 
+@pytest.mark.once
 @pytest.mark.guest
 @pytest.mark.usefixtures("kvm")
 class TestSerial:
@@ -174,6 +180,7 @@ class TestSerial:
         time.sleep(seconds)
         return (os.path.getsize(path) - before) / (time.monotonic() - start)
 
+    @pytest.mark.waits
     @pytest.mark.parametrize("limiter", [bucket(100, 200), {"bandwidth": bucket(50, 100)}],
                              ids=["bucket", "limiter"])
     def test_output_keeps_its_limit(self, workshop, limiter):

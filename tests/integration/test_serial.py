@@ -23,6 +23,7 @@ def metrics_of(monitor, path):
     return json.loads(path.read_text().splitlines()[-1])
 
 
+@pytest.mark.long
 @pytest.mark.guest
 class TestDialogue:
     def test_a_login_dialogue_with_echo_correction_and_hidden_password(self, workshop, kernel):
@@ -71,6 +72,7 @@ class TestDialogue:
         guest.console.wait_for(rb"\nEND-OF-PASTE\n", 600, mark)
         assert guest.console.since(mark)[:len(data)] == data
 
+    @pytest.mark.once
     def test_flow_control_holds_back_what_the_guest_does_not_read(self, workshop, kernel):
         """RTS goes down when the terminal is full, and nothing more comes in until somebody reads; then all does."""
         guest = workshop.boot(kernel)
@@ -88,6 +90,7 @@ class TestDialogue:
         # What the terminal keeps, and what was on its way when RTS went down.
         assert int(re.search(rb" rx:([0-9]+)", output)[1]) <= FLOW_BYTES // 2
 
+    @pytest.mark.waits
     @pytest.mark.native
     def test_a_reader_that_stalls_does_not_stop_the_guest(self, workshop, kernel):
         """Nobody reads for ten seconds: the guest works on, what does not fit is counted, not kept."""
@@ -132,6 +135,7 @@ def resident_kib(pid):
     return int(fields["Rss"].split()[0])
 
 
+@pytest.mark.once
 @pytest.mark.guest
 @pytest.mark.usefixtures("kvm")
 class TestOutput:

@@ -10,13 +10,12 @@ from harness.workshop import log_of
 
 pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("kvm")]
 
-PROTOCOLS = ("Linux", "PVH")
 MIB = 1 << 20
 GAP_START, GAP_END = 3 << 30, 4 << 30
 LOW_MEMORY_END = 0x9fc00
 
 
-@pytest.fixture(params=PROTOCOLS)
+@pytest.fixture(params=["Linux", pytest.param("PVH", marks=pytest.mark.once)])
 def protocol(request):
     return request.param
 
@@ -99,6 +98,7 @@ class TestMachine:
         assert before - 1 <= clock["seconds"] <= time.time() + 1
 
 
+@pytest.mark.once
 class TestFailure:
     def test_a_parameter_that_makes_no_sense_is_named(self, workshop, protocol):
         guest = workshop.boot_small("memtouch", "mode=wrong", protocol=protocol)
@@ -113,6 +113,7 @@ class TestFailure:
         assert "triple fault" in log_of(guest.monitor)
 
 
+@pytest.mark.once
 class TestSerial:
     def test_lines_go_in_and_come_out(self, workshop, protocol):
         """The guest sleeps between them: each line's first byte must wake it."""
@@ -159,6 +160,7 @@ class TestMemory:
         assert guest.result("memory")["free_bytes"] > 2.5 * MIB
         assert guest.ask("verify")["bad"] == 0
 
+    @pytest.mark.once
     def test_a_part_of_memory_is_what_the_monitor_comes_to_own(self, workshop, protocol):
         """Memory that a guest does not touch costs the host nothing."""
         def private_kib(guest):
@@ -210,6 +212,7 @@ class TestPause:
             wait_until(lambda: console.mark() > last, 60, "the guest to go on")
         assert guest.monitor.end() == 143
 
+    @pytest.mark.once
     def test_a_sleeping_guest_wakes_to_what_was_typed_while_it_was_paused(self, workshop, protocol):
         guest = workshop.boot_small("probe", "serve", protocol=protocol).wait_ready()
         for number in range(50 if FACTOR == 1 else 5):

@@ -19,17 +19,17 @@ def written(seed, sector, count):
     return struct.pack(f"<{count * SECTOR // 8}Q", *range(first, first + count * SECTOR // 8))
 
 
-@pytest.fixture(params=["Linux", "PVH"])
+@pytest.fixture(params=["Linux", pytest.param("PVH", marks=pytest.mark.once)])
 def protocol(request):
     return request.param
 
 
-@pytest.fixture(params=["Sync", "Async"])
+@pytest.fixture(params=[pytest.param("Sync", marks=pytest.mark.once), "Async"])
 def engine(request):
     return request.param
 
 
-@pytest.fixture(params=["poll", "interrupt"])
+@pytest.fixture(params=[pytest.param("poll", marks=pytest.mark.once), "interrupt"])
 def waiting(request):
     return request.param
 
@@ -60,6 +60,7 @@ class TestRequests:
         done = guest.ask("check 0 2048 77")
         assert (done["status"], done["bad"]) == (OK, 0)
 
+    @pytest.mark.once
     def test_the_disk_says_its_size_and_name(self, workshop, protocol):
         guest, _ = ready(workshop, protocol, "poll", path=workshop.disk("odd", 3 * SECTOR), drive_id="my_disk")
         disk = guest.ask("disk")
@@ -75,18 +76,21 @@ class TestRequests:
         assert guest.ask(f"write {last} 1 9")["status"] == OK
         assert disk.read_bytes()[-SECTOR:] == written(9, last, 1)
 
+    @pytest.mark.once
     def test_a_read_only_disk_refuses_writes(self, workshop, protocol, waiting):
         disk = workshop.file("disk", written(3, 0, 8))
         guest, _ = ready(workshop, protocol, waiting, path=disk, read_only=True)
         assert guest.ask("write 0 1 4")["status"] == IO_ERROR
         assert guest.ask("check 0 8 3")["bad"] == 0
 
+    @pytest.mark.once
     @pytest.mark.parametrize("cache, status", [("Unsafe", UNSUPPORTED), ("Writeback", OK)])
     def test_flush_is_there_where_it_means_something(self, workshop, protocol, engine, cache, status):
         guest, _ = ready(workshop, protocol, "interrupt", io_engine=engine, cache_type=cache)
         assert guest.ask("write 0 8 1")["status"] == OK
         assert guest.ask("flush")["status"] == status
 
+    @pytest.mark.once
     def test_each_of_several_disks_is_its_own(self, workshop, protocol):
         disks = [workshop.disk(f"disk{number}", MIB) for number in range(3)]
         for number in range(3):

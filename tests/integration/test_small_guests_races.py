@@ -50,6 +50,7 @@ def test_kill_9_at_any_moment(workshop, disk):
     guest.finish()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_an_orderly_end_at_any_moment(workshop, disk, number, status):
     chance = random.Random(number)
@@ -66,6 +67,7 @@ def test_an_orderly_end_at_any_moment(workshop, disk, number, status):
     assert early < ROUNDS
 
 
+@pytest.mark.once
 def test_requests_while_a_guest_boots_runs_and_ends(workshop):
     """hello lives for a moment: whatever is asked meanwhile, its word comes out and the status is 0."""
     chance = random.Random(12)
@@ -87,6 +89,7 @@ def test_requests_while_a_guest_boots_runs_and_ends(workshop):
         workshop.forget(monitor)
 
 
+@pytest.mark.once
 def test_ctrl_alt_del_and_metrics_do_not_disturb_a_guest(workshop, disk):
     """A guest without a keyboard driver takes no notice, and the client is told; its work goes on and is right."""
     guest = workshop.boot_small("probe", "serve", "--metrics-path", workshop.path("metrics"),
@@ -104,6 +107,7 @@ def test_ctrl_alt_del_and_metrics_do_not_disturb_a_guest(workshop, disk):
     guest.finish()
 
 
+@pytest.mark.once
 def test_hundreds_of_boots_in_a_row(workshop, program):
     for number in range(ROUNDS * 2):
         protocol = ("Linux", "PVH")[number % 2]

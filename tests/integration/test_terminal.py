@@ -39,6 +39,7 @@ class TestTerminal:
         assert monitor.wait(60) == 0
         assert_restored(monitor)
 
+    @pytest.mark.once
     def test_run_takes_drives_cpus_and_memory(self, workshop, on_terminal, kernel):
         disk = workshop.copy_of(images.root_disk(), "root.ext4")
         data = workshop.disk("data", 1 << 20)
@@ -51,6 +52,7 @@ class TestTerminal:
         assert guest.reboot() == 0
         assert_restored(monitor)
 
+    @pytest.mark.once
     def test_ctrl_a_x_ends_it(self, workshop, on_terminal):
         monitor = on_terminal("--kernel", workshop.tiny_kernel(tiny.SPIN))
         monitor.console.wait_for(b"A", 60)
@@ -58,6 +60,7 @@ class TestTerminal:
         assert monitor.wait() == 0
         assert_restored(monitor)
 
+    @pytest.mark.once
     def test_ctrl_c_is_the_guests(self, workshop, on_terminal):
         monitor = on_terminal("--kernel", workshop.tiny_kernel(tiny.SPIN))
         monitor.console.wait_for(b"A", 60)
@@ -67,6 +70,7 @@ class TestTerminal:
         monitor.type(b"\x01x")
         assert monitor.wait() == 0
 
+    @pytest.mark.once
     @pytest.mark.parametrize("number", [
         signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGSEGV, signal.SIGBUS,
         signal.SIGILL, signal.SIGABRT, signal.SIGSYS, signal.SIGXCPU, signal.SIGFPE])
@@ -80,18 +84,21 @@ class TestTerminal:
         assert_restored(monitor)
         assert not socket_path.exists()
 
+    @pytest.mark.once
     @pytest.mark.parametrize("code, status", [(tiny.TRIPLE_FAULT, 1), (tiny.RESET, 0)])
     def test_the_guests_end_restores_the_terminal(self, workshop, on_terminal, code, status):
         monitor = on_terminal("--kernel", workshop.tiny_kernel(code), wait=False)
         assert monitor.wait() == status
         assert_restored(monitor)
 
+    @pytest.mark.once
     def test_a_start_that_fails_leaves_the_terminal_alone_and_speaks(self, workshop, on_terminal):
         monitor = on_terminal("--kernel", "/nonexistent/vmlinux", wait=False)
         assert monitor.wait() == 152
         assert_restored(monitor)
         monitor.console.wait_for(rb"mayfly: .*kernel.*No such file", 10)
 
+    @pytest.mark.once
     def test_a_terminal_that_goes_away_ends_it(self, workshop, on_terminal):
         """The window is closed: the session's leader gets SIGHUP, the process must not linger."""
         monitor = on_terminal("--kernel", workshop.tiny_kernel(tiny.SPIN))
