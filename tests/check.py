@@ -188,7 +188,7 @@ def check_fuzz():
 
 def check_lint():
     folder = build("lint", "build-clang", "-Dwerror=true", "-Dtests=enabled", compiler="clang")
-    sources = sorted(str(path.relative_to(REPOSITORY)) for room in ("src", "devices", "api", "jail", "tests/guests")
+    sources = sorted(str(path.relative_to(REPOSITORY)) for room in ("src", "devices", "api", "jail", "uffd", "tests/guests")
                      for path in (REPOSITORY / room).rglob("*.c"))
     result = Result()
     for name, command in {

@@ -1,0 +1,437 @@
+/*
+ * The monitor's side of userfaultfd (src/snapshot/uffd.c) and mayfly-uffd's (uffd/), against each
+ * other: the handler runs in a process of its own, as it does in life.
+ */
+#include <linux/userfaultfd.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+
+#include "boot_helper.h"
+#include "mayfly/memory_file.h"
+#include "mayfly/uffd.h"
+#include "uffd/handler.h"
+
+#define PAGES(n)     ((n)*PAGE_SIZE_BYTES)
+#define MEMORY_PAGES 512
+#define LOST_STATUS  42
+#define WAIT_SECONDS 60
+
+struct setting {
+	char folder[40], socket[64], file[64], working_set[64];
+	struct handler_options options;
+	struct memory memory;
+	struct log log;
+	struct uffd *uffd;
+	pid_t handler;
+	atomic_int lost;
+};
+
+/* Every third page of the file is a hole. */
+static uint8_t content(uint64_t page)
+{
+	return page % 3 == 2 ? 0 : (uint8_t)(1 + page % 250);
+}
+
+static void write_memory_file(const char *path)
+{
+	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	uint8_t bytes[PAGE_SIZE_BYTES];
+
+	cr_assert_geq(fd, 0);
+	for (uint64_t page = 0; page < MEMORY_PAGES; page++) {
+		memset(bytes, content(page), sizeof(bytes));
+		if (content(page) != 0)
+			cr_assert_eq(pwrite(fd, bytes, sizeof(bytes), (off_t)PAGES(page)),
+				     (ssize_t)sizeof(bytes));
+	}
+	cr_assert_eq(ftruncate(fd, PAGES(MEMORY_PAGES + 2)), 0);
+	close(fd);
+}
+
+/* Listens first, so that the monitor can connect at once; serves one monitor. */
+static void run_handler(struct setting *setting)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	strcpy(address.sun_path, setting->socket);
+	cr_assert_eq(bind(listener, (struct sockaddr *)&address, sizeof(address)), 0);
+	cr_assert_eq(listen(listener, 1), 0);
+	setting->handler = fork();
+	cr_assert_geq(setting->handler, 0);
+	if (setting->handler == 0) {
+		struct memory_image image;
+		struct connection connection;
+		struct error err = { 0 };
+		int result;
+
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		result = memory_image_open(&image, setting->file, &err);
+		if (result == 0)
+			result = connection_open(&connection, accept(listener, NULL, NULL), &image,
+						 &err);
+		if (result == 0)
+			result = serve(&connection, &image, &setting->options, &err);
+		if (result < 0)
+			fprintf(stderr, "handler: %s\n", err.message);
+		_exit(result < 0);
+	}
+	close(listener);
+}
+
+static void note_lost(void *context)
+{
+	struct setting *setting = context;
+
+	atomic_store(&setting->lost, 1);
+}
+
+static void end_lost(void *context)
+{
+	(void)context;
+	_exit(LOST_STATUS);
+}
+
+static void prepare(struct setting *setting)
+{
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+
+	if (fd < 0)
+		cr_skip_test("userfaultfd is not for this user");
+	close(fd);
+	*setting = (struct setting) { .folder = "/tmp/mayfly-uffd-XXXXXX" };
+	cr_assert(mkdtemp(setting->folder));
+	snprintf(setting->socket, sizeof(setting->socket), "%s/socket", setting->folder);
+	snprintf(setting->file, sizeof(setting->file), "%s/memory", setting->folder);
+	snprintf(setting->working_set, sizeof(setting->working_set), "%s/set", setting->folder);
+	write_memory_file(setting->file);
+	setting->options.record_ms = 60000;
+	log_init(&setting->log);
+	setting->log.level = LOG_OFF;
+	setting->memory = make_memory(PAGES(MEMORY_PAGES));
+}
+
+static void attach(struct setting *setting, void (*on_lost)(void *context))
+{
+	const struct uffd_options options = { .path = setting->socket,
+					      .memory = &setting->memory,
+					      .log = &setting->log,
+					      .on_lost = on_lost,
+					      .context = setting };
+	struct error err = { 0 };
+
+	cr_assert_eq(uffd_create(&setting->uffd, &options, &err), 0, "%s", err.message);
+}
+
+static int wait_for_handler(struct setting *setting)
+{
+	int status = -1;
+
+	cr_assert_eq(waitpid(setting->handler, &status, 0), setting->handler);
+	return status;
+}
+
+static void finish(struct setting *setting)
+{
+	uffd_destroy(setting->uffd);
+	cr_assert_eq(wait_for_handler(setting), 0, "the handler ends well when the monitor leaves");
+	cr_assert_eq(atomic_load(&setting->lost), 0);
+}
+
+static void clean(struct setting *setting)
+{
+	memory_destroy(&setting->memory);
+	unlink(setting->socket);
+	unlink(setting->file);
+	unlink(setting->working_set);
+	rmdir(setting->folder);
+}
+
+static void check_page(struct setting *setting, uint64_t page)
+{
+	const uint8_t *bytes = memory_span(&setting->memory, PAGES(page), PAGE_SIZE_BYTES);
+
+	cr_assert_eq(bytes[0], content(page), "page %llu", (unsigned long long)page);
+	cr_assert_eq(bytes[PAGE_SIZE_BYTES - 1], content(page), "page %llu",
+		     (unsigned long long)page);
+}
+
+Test(uffd, every_page_has_the_files_content_in_whatever_order_it_is_touched)
+{
+	struct setting setting;
+
+	prepare(&setting);
+	run_handler(&setting);
+	attach(&setting, note_lost);
+	for (uint64_t i = 0; i < MEMORY_PAGES; i++)
+		check_page(&setting, i * 211 % MEMORY_PAGES);
+	finish(&setting);
+	clean(&setting);
+}
+
+Test(uffd, what_the_guest_writes_stays)
+{
+	struct setting setting;
+	uint8_t *bytes;
+
+	prepare(&setting);
+	setting.options.fill = true;
+	run_handler(&setting);
+	attach(&setting, note_lost);
+	bytes = memory_span(&setting.memory, 0, PAGES(MEMORY_PAGES));
+	for (uint64_t page = 0; page < MEMORY_PAGES; page += 7)
+		bytes[PAGES(page) + 5] = 0xee;
+	cr_assert_eq(wait_for_handler(&setting), 0);
+	for (uint64_t page = 0; page < MEMORY_PAGES; page++) {
+		check_page(&setting, page);
+		cr_assert_eq(bytes[PAGES(page) + 5], page % 7 == 0 ? 0xee : content(page));
+	}
+	uffd_destroy(setting.uffd);
+	clean(&setting);
+}
+
+/* Nobody touches anything: what is there afterwards was brought by the handler itself. */
+Test(uffd, a_handler_that_fills_brings_everything_and_may_go)
+{
+	struct setting setting;
+
+	prepare(&setting);
+	setting.options.fill = true;
+	run_handler(&setting);
+	attach(&setting, note_lost);
+	cr_assert_eq(wait_for_handler(&setting), 0);
+	for (uint64_t page = 0; page < MEMORY_PAGES; page++)
+		check_page(&setting, page);
+	uffd_destroy(setting.uffd);
+	cr_assert_eq(atomic_load(&setting.lost), 0, "a handler that is done is not missed");
+	clean(&setting);
+}
+
+static bool is_present(const struct memory *memory, uint64_t page)
+{
+	unsigned char there = 0;
+
+	cr_assert_eq(mincore(memory_span(memory, PAGES(page), 1), PAGE_SIZE_BYTES, &there), 0);
+	return there & 1;
+}
+
+Test(uffd, the_first_guests_faults_are_recorded_and_brought_ahead_for_the_next)
+{
+	static const uint64_t touched[] = { 3, 4, 77, 300, 511 };
+	struct setting setting;
+	struct working_set set;
+	struct error err = { 0 };
+
+	prepare(&setting);
+	setting.options.working_set = setting.working_set;
+	run_handler(&setting);
+	attach(&setting, note_lost);
+	for (size_t i = 0; i < ARRAY_SIZE(touched); i++)
+		check_page(&setting, touched[i]);
+	finish(&setting);
+	cr_assert_eq(working_set_load(&set, PAGES(MEMORY_PAGES), setting.working_set, &err), 0,
+		     "%s", err.message);
+	cr_assert_eq(working_set_count_pages(&set), ARRAY_SIZE(touched));
+	working_set_destroy(&set);
+
+	memory_destroy(&setting.memory);
+	unlink(setting.socket);
+	setting.memory = make_memory(PAGES(MEMORY_PAGES));
+	run_handler(&setting);
+	attach(&setting, note_lost);
+	for (size_t i = 0; i < ARRAY_SIZE(touched); i++) {
+		uint64_t until = clock_ns(CLOCK_MONOTONIC) + WAIT_SECONDS * 1000000000ULL;
+
+		while (!is_present(&setting.memory, touched[i]) &&
+		       clock_ns(CLOCK_MONOTONIC) < until)
+			usleep(1000);
+		cr_assert(is_present(&setting.memory, touched[i]), "page %llu is not brought ahead",
+			  (unsigned long long)touched[i]);
+		check_page(&setting, touched[i]);
+	}
+	cr_assert_not(is_present(&setting.memory, 100), "and nothing else is");
+	finish(&setting);
+	clean(&setting);
+}
+
+Test(uffd, a_snapshot_of_memory_that_was_not_brought_yet_has_all_of_it)
+{
+	struct memory_file_size size = { 0 };
+	struct atomic_file file;
+	struct setting setting;
+	char path[64];
+	struct error err = { 0 };
+	struct memory_file_options to = { .path = path };
+
+	prepare(&setting);
+	snprintf(path, sizeof(path), "%s/again", setting.folder);
+	run_handler(&setting);
+	attach(&setting, note_lost);
+	cr_assert_eq(memory_file_save(&setting.memory, &to, &file, &size, &err), 0, "%s",
+		     err.message);
+	for (uint64_t page = 0; page < MEMORY_PAGES; page++) {
+		uint8_t byte = 0xff;
+
+		cr_assert_eq(pread(file.fd, &byte, 1, (off_t)PAGES(page)), 1);
+		cr_assert_eq(byte, content(page), "page %llu", (unsigned long long)page);
+	}
+	atomic_file_close(&file);
+	finish(&setting);
+	clean(&setting);
+}
+
+/* In a process of its own, whose main thread waits for a page that nobody will ever bring. */
+static int status_of_monitor_whose_handler_dies(struct setting *setting)
+{
+	int status = -1;
+	pid_t monitor = fork();
+
+	cr_assert_geq(monitor, 0);
+	if (monitor == 0) {
+		struct uffd_options options = { .path = setting->socket,
+						.memory = &setting->memory,
+						.log = &setting->log,
+						.on_lost = end_lost };
+		volatile uint8_t *bytes = memory_span(&setting->memory, 0, PAGES(2));
+		struct error err = { 0 };
+
+		alarm(WAIT_SECONDS);
+		if (uffd_create(&setting->uffd, &options, &err) < 0)
+			_exit(1);
+		_exit(bytes[PAGES(1)]);
+	}
+	cr_assert_eq(waitpid(monitor, &status, 0), monitor);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+/* A handler that takes the memory, and goes without a word once a page was asked for. */
+static void run_bad_handler(struct setting *setting)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	strcpy(address.sun_path, setting->socket);
+	cr_assert_eq(bind(listener, (struct sockaddr *)&address, sizeof(address)), 0);
+	cr_assert_eq(listen(listener, 1), 0);
+	setting->handler = fork();
+	cr_assert_geq(setting->handler, 0);
+	if (setting->handler == 0) {
+		struct memory_image image;
+		struct connection connection;
+		struct uffd_msg message;
+		struct error err = { 0 };
+
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (memory_image_open(&image, setting->file, &err) < 0 ||
+		    connection_open(&connection, accept(listener, NULL, NULL), &image, &err) < 0)
+			_exit(1);
+		while (read(connection.uffd, &message, sizeof(message)) < 0 && errno == EAGAIN)
+			usleep(1000);
+		_exit(0);
+	}
+	close(listener);
+}
+
+Test(uffd, a_handler_that_dies_ends_a_monitor_whose_every_thread_waits_for_a_page)
+{
+	struct setting setting;
+
+	prepare(&setting);
+	run_bad_handler(&setting);
+	cr_assert_eq(status_of_monitor_whose_handler_dies(&setting), LOST_STATUS);
+	cr_assert_eq(wait_for_handler(&setting), 0);
+	clean(&setting);
+}
+
+Test(uffd, a_path_without_a_handler_is_named)
+{
+	struct setting setting;
+	struct uffd_options options = { .memory = &setting.memory, .log = &setting.log };
+	struct error err = { 0 };
+
+	prepare(&setting);
+	options.path = setting.socket;
+	cr_assert_eq(uffd_create(&setting.uffd, &options, &err), -ENOENT);
+	cr_assert(strstr(err.message, setting.socket), "%s", err.message);
+	clean(&setting);
+}
+
+static int parse(const char *text, struct error *err)
+{
+	struct connection connection;
+
+	return connection_parse(&connection, text, strlen(text), 1 << 20, err);
+}
+
+#define REGION(base, size, offset, page)                                              \
+	"{\"base_host_virt_addr\": " base ", \"size\": " size ", \"offset\": " offset \
+	", \"page_size\": " page "}"
+
+Test(uffd, messages_that_cannot_be_served_are_refused)
+{
+	static const struct {
+		const char *text;
+		const char *wrong;
+	} cases[] = {
+		{ "[]", "array" },
+		{ "{}", "array" },
+		{ "[7]", "base_host_virt_addr" },
+		{ "[" REGION("-4096", "4096", "0", "4096") "]", "base_host_virt_addr" },
+		{ "[" REGION("4096", "1.5", "0", "4096") "]", "size" },
+		{ "[" REGION("4096", "0", "0", "4096") "]", "size" },
+		{ "[" REGION("4097", "4096", "0", "4096") "]", "base_host_virt_addr" },
+		{ "[" REGION("4096", "4096", "0", "8192") "]", "page_size" },
+		{ "[" REGION("4096", "2097152", "0", "2097152") "]", "whole pages" },
+		{ "[" REGION("4096", "4096", "1048576", "4096") "]", "memory file" },
+		{ "[" REGION("4096", "4096", "9223372036854775807", "4096") "]", "memory file" },
+		{ "[" REGION("4096", "4096", "1", "4096") "]", "memory file" },
+		{ "[" REGION("9223372036854771712", "9223372036854771712", "0", "4096") "]",
+		  "memory file" },
+		{ "[{\"base_host_virt_addr\": 4096, \"size\": 4096, \"offset\": 0}]", "page_size" },
+	};
+	struct error err = { 0 };
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		cr_assert_eq(parse(cases[i].text, &err), -EINVAL, "case %zu", i);
+		cr_assert(strstr(err.message, cases[i].wrong), "case %zu: %s", i, err.message);
+	}
+	cr_assert_eq(parse("[" REGION("4096", "1048576", "0", "4096") "]", &err), 0, "%s",
+		     err.message);
+	cr_assert_eq(parse("[" REGION("4096", "40", "0", "409"), &err), -EBADMSG,
+		     "the rest may still come");
+}
+
+Test(uffd, the_command_line_says_what_is_missing)
+{
+	static const struct {
+		const char *argv[6];
+		const char *said;
+	} cases[] = {
+		{ { "mayfly-uffd", NULL }, "--socket is missing" },
+		{ { "mayfly-uffd", "--socket", "/s", NULL }, "--memory-file is missing" },
+		{ { "mayfly-uffd", "--socket", NULL }, "needs a value" },
+		{ { "mayfly-uffd", "--record-ms", "0", NULL }, "--record-ms takes" },
+		{ { "mayfly-uffd", "--sockets", NULL }, "no option" },
+		{ { "mayfly-uffd", "word", NULL }, "word" },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct handler_options options;
+		struct error err = { 0 };
+		char *argv[6];
+		int argc = 0;
+
+		for (; cases[i].argv[argc]; argc++)
+			argv[argc] = (char *)(uintptr_t)cases[i].argv[argc];
+		argv[argc] = NULL;
+		cr_assert_eq(handler_options_parse(&options, argc, argv, &err), -EINVAL, "case %zu",
+			     i);
+		cr_assert(strstr(err.message, cases[i].said), "case %zu: %s", i, err.message);
+	}
+}

@@ -1,0 +1,54 @@
+/* The memory file as the handler sees it: see handler.h. */
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "handler.h"
+
+int memory_image_open(struct memory_image *image, const char *path, struct error *err)
+{
+	/* A FIFO would make the open wait. */
+	cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	struct stat status;
+	void *bytes;
+
+	*image = (struct memory_image) { .fd = -1 };
+	if (fd < 0)
+		return error_errno(err, "memory file %s", path);
+	if (fstat(fd, &status) < 0)
+		return error_errno(err, "memory file %s", path);
+	if (!S_ISREG(status.st_mode) || status.st_size == 0)
+		return error_set(err, EINVAL, "memory file %s is no regular file with content",
+				 path);
+	bytes = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_SHARED, fd, 0);
+	if (bytes == MAP_FAILED)
+		return error_errno(err, "memory file %s cannot be mapped", path);
+	image->bytes = bytes;
+	image->size_bytes = (uint64_t)status.st_size;
+	image->fd = take_fd(&fd);
+	return 0;
+}
+
+void memory_image_close(struct memory_image *image)
+{
+	if (image->bytes)
+		munmap((void *)(uintptr_t)image->bytes, image->size_bytes);
+	close_fd(&image->fd);
+	*image = (struct memory_image) { .fd = -1 };
+}
+
+uint64_t memory_image_run(const struct memory_image *image, uint64_t offset, uint64_t length,
+			  bool *hole)
+{
+	off_t data = lseek(image->fd, (off_t)offset, SEEK_DATA), end;
+
+	/* ENXIO: nothing but a hole up to the end of the file. */
+	*hole = data < 0 ? errno == ENXIO : (uint64_t)data >= offset + PAGE_SIZE_BYTES;
+	end = *hole ? data : lseek(image->fd, (off_t)offset, SEEK_HOLE);
+	if (end < 0 || (uint64_t)end >= offset + length)
+		return length;
+	/* A page that begins as one and ends as the other has data. */
+	if (*hole)
+		return ((uint64_t)end - offset) & ~(PAGE_SIZE_BYTES - 1);
+	return align_up((uint64_t)end - offset, PAGE_SIZE_BYTES);
+}
