@@ -125,6 +125,14 @@ static void handle_crash(int number, siginfo_t *info, void *context)
 	raise(number);
 }
 
+_Noreturn void signals_end_process(int exit_code)
+{
+	console_restore();
+	if (crash.socket_path[0])
+		unlink(crash.socket_path);
+	_exit(exit_code);
+}
+
 static bool is_ignored(int number)
 {
 	struct sigaction action;

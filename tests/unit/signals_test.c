@@ -14,6 +14,7 @@
 
 #include "console_helper.h"
 #include "mayfly/signals.h"
+#include "mayfly/vmm.h"
 #include "pty_helper.h"
 
 static char directory[] = "/tmp/mayfly-signals-XXXXXX";
@@ -276,6 +277,29 @@ static void divide_by_zero(void)
 Test(signals, arithmetic_fault_dies_of_its_signal_after_cleaning_up)
 {
 	assert_killed_by(divide_by_zero, "SIGFPE", SIGFPE);
+}
+
+static void *end_process(void *unused)
+{
+	(void)unused;
+	rig.log.level = LOG_ERROR;
+	log_error(&rig.log, "nothing is left");
+	signals_end_process(VMM_EXIT_ERROR);
+}
+
+/* The main thread stands for one that waits for what never comes. */
+static void end_from_another_thread(void)
+{
+	pthread_t thread;
+
+	pty_child_check(pthread_create(&thread, NULL, end_process, NULL) == 0);
+	for (;;)
+		pause();
+}
+
+Test(signals, an_end_at_once_by_another_thread_leaves_nothing_behind_either)
+{
+	assert_exit_code(end_from_another_thread, "nothing is left", VMM_EXIT_ERROR);
 }
 
 static void be_killed_in_the_background(void *unused)
