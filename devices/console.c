@@ -81,6 +81,27 @@ void console_resume(struct console *console)
 	console_input_resume(console);
 }
 
+#define SECTION "console"
+#define VERSION 1
+
+void console_save(const struct console *console, struct state_writer *writer)
+{
+	state_begin(writer, SECTION, "", VERSION);
+	rate_limiter_save(&console->output.limiter, writer);
+	state_end(writer);
+}
+
+int console_restore_state(struct console *console, struct state_file *file, struct error *err)
+{
+	struct state_section section;
+	int result = state_find(file, SECTION, "", VERSION, &section, err);
+
+	if (result < 0)
+		return result;
+	rate_limiter_restore(&console->output.limiter, "rate limiter", &section);
+	return state_done(&section, err);
+}
+
 const struct rate_limiter_metrics *console_limiter_metrics(const struct console *console)
 {
 	return &console->output.limiter.metrics;

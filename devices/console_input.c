@@ -300,6 +300,9 @@ int console_input_open(struct console *console, struct error *err)
 	int ret;
 
 	use_given_input(input, console->options.input_fd);
+	/* What a restored guest has yet to take belongs to a burst of its own. */
+	input->burst_bytes = serial_input_waiting(console->options.serial);
+	input->burst_start_ns = clock_ns(CLOCK_MONOTONIC);
 	if (input->source == CONSOLE_SOURCE_NONE)
 		return 0;
 	input->pace_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);

@@ -443,3 +443,115 @@ int i8042_send_ctrl_alt_del(struct i8042 *i8042, struct error *err)
 	atomic_fetch_add_explicit(&i8042->metrics.ctrl_alt_dels, 1, memory_order_relaxed);
 	return 0;
 }
+
+#define SECTION "i8042"
+#define VERSION 1
+
+/* The oldest first. */
+static void save_queue(const struct i8042_queue *queue, struct state_writer *writer)
+{
+	state_put_u8(writer, queue->count);
+	for (unsigned int i = 0; i < queue->count; i++)
+		state_put_u16(writer, queue->entries[(queue->head + i) % queue->limit]);
+}
+
+void i8042_save(struct i8042 *i8042, struct state_writer *writer)
+{
+	pthread_mutex_lock(&i8042->lock);
+	state_begin(writer, SECTION, "", VERSION);
+	state_put_bytes(writer, i8042->ram, sizeof(i8042->ram));
+	state_put_u8(writer, i8042->output_port);
+	state_put_u8(writer, i8042->command_pending);
+	state_put_u8(writer, i8042->keyboard_pending);
+	state_put_u8(writer, i8042->last_write_was_command);
+	state_put_u8(writer, i8042->scanning);
+	save_queue(&i8042->answers, writer);
+	save_queue(&i8042->keys, writer);
+	state_put_u8(writer, i8042->last_data);
+	state_end(writer);
+	pthread_mutex_unlock(&i8042->lock);
+}
+
+static void restore_queue(struct i8042_queue *queue, const char *field,
+			  struct state_section *section)
+{
+	unsigned int count = state_get_u8(section);
+
+	queue->head = queue->count = 0;
+	if (count > queue->limit)
+		state_refuse(section, field, "%u bytes are more than fit", count);
+	for (unsigned int i = 0; i < count && !state_failed(section); i++) {
+		uint16_t entry = state_get_u16(section);
+
+		if ((entry & ~FROM_AUX) >> 8)
+			state_refuse(section, field, "a byte cannot be 0x%04x", entry);
+		queue_push(queue, entry);
+	}
+}
+
+static bool waits_for_data(uint8_t command)
+{
+	switch (command) {
+	case 0:
+	case CMD_WRITE_OUTPUT_PORT:
+	case CMD_LOOP_KEYBOARD:
+	case CMD_LOOP_AUX:
+	case CMD_WRITE_AUX:
+		return true;
+	default:
+		return command >= CMD_WRITE_RAM && command < CMD_WRITE_RAM + I8042_RAM_BYTES;
+	}
+}
+
+static bool waits_for_argument(uint8_t command)
+{
+	return command == 0 || command == KBD_SET_LEDS || command == KBD_SCANCODE_SET ||
+	       command == KBD_SET_REPEAT;
+}
+
+/* Lock held. After a refusal the machine is not going to run. */
+static void restore(struct i8042 *i8042, struct state_section *section)
+{
+	uint8_t pending;
+
+	state_get_bytes(section, i8042->ram, sizeof(i8042->ram));
+	i8042->output_port = state_get_u8(section);
+	if ((i8042->output_port & ~PORT_A20) != PORT_NOT_RESET)
+		state_refuse(section, "output port", "it cannot be 0x%02x", i8042->output_port);
+	pending = state_get_u8(section);
+	if (waits_for_data(pending))
+		i8042->command_pending = pending;
+	else
+		state_refuse(section, "controller command", "0x%02x takes no data", pending);
+	pending = state_get_u8(section);
+	if (waits_for_argument(pending))
+		i8042->keyboard_pending = pending;
+	else
+		state_refuse(section, "keyboard command", "0x%02x takes no argument", pending);
+	i8042->last_write_was_command = state_get_bool(section, "last write");
+	i8042->scanning = state_get_bool(section, "scanning");
+	restore_queue(&i8042->answers, "answers", section);
+	restore_queue(&i8042->keys, "keys", section);
+	i8042->last_data = state_get_u8(section);
+	i8042->signalled = NULL;
+}
+
+int i8042_restore(struct i8042 *i8042, struct state_file *file, struct error *err)
+{
+	struct state_section section;
+	int result = state_find(file, SECTION, "", VERSION, &section, err);
+
+	if (result < 0)
+		return result;
+	pthread_mutex_lock(&i8042->lock);
+	restore(i8042, &section);
+	pthread_mutex_unlock(&i8042->lock);
+	return state_done(&section, err);
+}
+
+void i8042_resume(struct i8042 *i8042)
+{
+	pthread_mutex_lock(&i8042->lock);
+	update(i8042);
+	pthread_mutex_unlock(&i8042->lock);
+}

@@ -6,6 +6,8 @@
  * once. So that a late call loses nothing, a bucket is never let run more than to a quarter full
  * meanwhile.
  */
+#include <stdio.h>
+
 #include "mayfly/rate_limiter.h"
 
 #define WAKE_NS	   4000000
@@ -57,6 +59,26 @@ void rate_limiter_change(struct rate_limiter *limiter, const struct rate_limiter
 		token_bucket_change(&limiter->ops, &update->ops, now_ns);
 	if (limiter->timer.armed)
 		loop_timer_set(limiter->loop, &limiter->timer, now_ns);
+}
+
+void rate_limiter_save(const struct rate_limiter *limiter, struct state_writer *writer)
+{
+	uint64_t now_ns = loop_now_ns(limiter->loop);
+
+	token_bucket_save(&limiter->bandwidth, now_ns, writer);
+	token_bucket_save(&limiter->ops, now_ns, writer);
+}
+
+void rate_limiter_restore(struct rate_limiter *limiter, const char *name,
+			  struct state_section *section)
+{
+	uint64_t now_ns = loop_now_ns(limiter->loop);
+	char field[STATE_MAX_FIELD_BYTES];
+
+	snprintf(field, sizeof(field), "%s bandwidth", name);
+	token_bucket_restore(&limiter->bandwidth, now_ns, field, section);
+	snprintf(field, sizeof(field), "%s ops", name);
+	token_bucket_restore(&limiter->ops, now_ns, field, section);
 }
 
 static bool limits_nothing(const struct rate_limiter *limiter)

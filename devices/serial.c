@@ -24,10 +24,6 @@
 
 #include "serial_private.h"
 
-/* So many LSR reads with nothing between are a guest that waits for input; Linux's console reads it
- * once per byte. */
-#define LSR_POLLS_WAITING 64
-
 void serial_signal(int fd)
 {
 	uint64_t one = 1;

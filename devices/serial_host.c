@@ -23,6 +23,16 @@ size_t serial_put_input(struct serial *serial, const uint8_t *data, size_t lengt
 	return taken;
 }
 
+size_t serial_input_waiting(struct serial *serial)
+{
+	size_t waiting;
+
+	pthread_mutex_lock(&serial->lock);
+	waiting = serial->input_count;
+	pthread_mutex_unlock(&serial->lock);
+	return waiting;
+}
+
 bool serial_input_taken(struct serial *serial)
 {
 	bool taken;

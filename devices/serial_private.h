@@ -63,6 +63,10 @@ enum {
 #define MSR_DCD		0x80
 #define MSR_DELTA_SHIFT 4
 
+/* So many LSR reads with nothing between are a guest that waits for input; Linux's console reads it
+ * once per byte. */
+#define LSR_POLLS_WAITING 64
+
 /*
  * After every change of the registers or the input buffer, under the lock: fills the FIFO, tells
  * the host when everything was taken, sends the interrupt's edges.

@@ -9,6 +9,8 @@
  * Products are of 128 bits: sizes are below 2^64, refill times and so full_at_ns - now_ns where it
  * matters below 2^63, and that the largest sum fits is said where it is made.
  */
+#include <stdio.h>
+
 #include "mayfly/token_bucket.h"
 
 #define NS_PER_MS 1000000ULL
@@ -131,4 +133,47 @@ uint64_t token_bucket_ready_at(const struct token_bucket *bucket, uint64_t token
 		return add_saturated(bucket->full_at_ns, 1);
 	early_ns = (parts - bucket->full_at_fraction) / bucket->size;
 	return early_ns > bucket->full_at_ns ? 0 : bucket->full_at_ns - (uint64_t)early_ns;
+}
+
+void token_bucket_save(const struct token_bucket *bucket, uint64_t now_ns,
+		       struct state_writer *writer)
+{
+	bool full = bucket->full_at_ns < now_ns;
+
+	state_put_u64(writer, bucket->size);
+	state_put_u64(writer, bucket->refill_ns);
+	state_put_u64(writer, bucket->burst);
+	state_put_u64(writer, full ? 0 : bucket->full_at_ns - now_ns);
+	state_put_u64(writer, full ? 0 : bucket->full_at_fraction);
+}
+
+static void refuse(struct state_section *section, const char *name, const char *field,
+		   uint64_t value)
+{
+	char full_name[STATE_MAX_FIELD_BYTES];
+
+	snprintf(full_name, sizeof(full_name), "%s %s", name, field);
+	state_refuse(section, full_name, "it cannot be %llu", (unsigned long long)value);
+}
+
+void token_bucket_restore(struct token_bucket *bucket, uint64_t now_ns, const char *name,
+			  struct state_section *section)
+{
+	struct token_bucket read;
+	uint64_t full_in_ns;
+
+	read.size = state_get_u64(section);
+	read.refill_ns = state_get_u64(section);
+	read.burst = state_get_u64(section);
+	full_in_ns = state_get_u64(section);
+	read.full_at_fraction = state_get_u64(section);
+	read.full_at_ns = read.size ? add_saturated(now_ns, full_in_ns) : 0;
+	if ((read.size == 0) != (read.refill_ns == 0) || read.refill_ns > INT64_MAX)
+		refuse(section, name, "refill time", read.refill_ns);
+	if (read.size == 0 && read.burst)
+		refuse(section, name, "burst", read.burst);
+	if (read.size ? read.full_at_fraction >= read.size : read.full_at_fraction > 0)
+		refuse(section, name, "fraction", read.full_at_fraction);
+	if (!state_failed(section))
+		*bucket = read;
 }

@@ -352,6 +352,8 @@ void machine_pause(struct machine *machine)
 void machine_resume(struct machine *machine)
 {
 	console_resume(&machine->console);
+	serial_resume(&machine->serial);
+	i8042_resume(&machine->i8042);
 	machine_resume_interfaces(machine);
 	for (unsigned int i = 0; i < machine->drive_count; i++)
 		virtio_block_resume(machine->drives[i].block);

@@ -208,7 +208,7 @@ static void handle_completion(struct loop_source *source, uint32_t events)
 /*
  * 5.2.6.2: a driver that was offered flushes and does not take them expects writes to be durable.
  */
-static void activate(struct virtio_mmio *mmio)
+void block_activate(struct virtio_mmio *mmio)
 {
 	struct virtio_block *block = block_of(mmio);
 
@@ -234,7 +234,7 @@ static const struct virtio_mmio_ops block_ops = {
 	.queue_count = 1,
 	.queue_size_max = VIRTIO_BLOCK_QUEUE_SIZE,
 	.notify = notify,
-	.activate = activate,
+	.activate = block_activate,
 	.stop_queue = stop_queue,
 };
 

@@ -6,6 +6,7 @@
 #define DEVICES_VIRTIO_BLOCK_PRIVATE_H
 
 #include <linux/virtio_blk.h>
+#include <linux/virtio_config.h>
 #include "mayfly/virtio_block.h"
 
 /*
@@ -63,6 +64,9 @@ enum block_outcome {
 	BLOCK_DONE,	 /* answered */
 	BLOCK_MALFORMED, /* cannot be answered: see `reason` */
 };
+
+/* What follows from the features that were agreed on. Lock held. */
+void block_activate(struct virtio_mmio *mmio);
 
 /* Looks at the chain in `slot` and begins the request. */
 enum block_outcome block_request_start(struct virtio_block *block, struct block_slot *slot,

@@ -88,6 +88,9 @@ void virtio_mmio_pause(struct virtio_mmio *mmio)
 void virtio_mmio_resume(struct virtio_mmio *mmio)
 {
 	mmio->paused = false;
+	if (mmio->interrupt_on_resume && atomic_load(&mmio->interrupt_status))
+		signal_eventfd(mmio->interrupt_fd);
+	mmio->interrupt_on_resume = false;
 	for (unsigned int i = 0; i < mmio->ops->queue_count; i++) {
 		if (mmio->queues[i].virtqueue.ready)
 			virtio_mmio_notify_later(mmio, i);

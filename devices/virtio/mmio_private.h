@@ -21,6 +21,11 @@
 
 #define VIRTIO_FEATURE(bit) (1ULL << (bit))
 
+/* The bits that a driver writes; DEVICE_NEEDS_RESET is the device's (2.1). */
+#define DRIVER_STATUS_BITS                                                                  \
+	(VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_DRIVER_OK | \
+	 VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_FAILED)
+
 extern const struct bus_ops virtio_mmio_window_ops;
 
 /* The queue back to its initial state, nothing of it in flight. Lock held, any thread. */

@@ -17,11 +17,6 @@
 
 _Static_assert(VIRTIO_MMIO_NOTIFY_OFFSET == VIRTIO_MMIO_QUEUE_NOTIFY, "4.2.2");
 
-/* The bits that a driver writes; DEVICE_NEEDS_RESET is the device's (2.1). */
-#define DRIVER_STATUS_BITS                                                                  \
-	(VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_DRIVER_OK | \
-	 VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_FAILED)
-
 static uint32_t low_half(uint64_t value)
 {
 	return (uint32_t)value;

@@ -198,7 +198,7 @@ static void set_offloads(struct virtio_net *net, unsigned int offloads)
 				 net->mmio.name, offloads, strerror(-result), -result);
 }
 
-static void activate(struct virtio_mmio *mmio)
+void net_activate(struct virtio_mmio *mmio)
 {
 	set_offloads(net_of(mmio), accepted_offloads(mmio));
 }
@@ -222,7 +222,7 @@ static const struct virtio_mmio_ops net_ops = {
 	.queue_count = NET_QUEUES,
 	.queue_size_max = VIRTIO_NET_QUEUE_SIZE,
 	.notify = notify,
-	.activate = activate,
+	.activate = net_activate,
 	.reset = reset,
 	.stop_queue = stop_queue,
 };

@@ -6,6 +6,7 @@
 #ifndef DEVICES_VIRTIO_NET_PRIVATE_H
 #define DEVICES_VIRTIO_NET_PRIVATE_H
 
+#include <linux/virtio_config.h>
 #include <linux/virtio_net.h>
 #include "mayfly/virtio_net.h"
 
@@ -104,6 +105,12 @@ void net_receive(struct virtio_net *net);
 /* Gives what was taken from the queue back to it, and keeps a frame that waits. */
 void net_receive_pause(struct virtio_net *net);
 
+/*
+ * A frame of this length, in `overflow`, waits for buffers. False when none can: it is nothing that
+ * the driver would take.
+ */
+bool net_receive_hold(struct virtio_net *net, uint64_t length);
+
 /* Forgets what was taken from the queue. */
 void net_receive_stop(struct virtio_net *net);
 
@@ -115,6 +122,9 @@ void net_transmit(struct virtio_net *net);
 void net_transmit_pause(struct virtio_net *net);
 
 void net_transmit_stop(struct virtio_net *net);
+
+/* Sets the TAP's offloads to what the driver has accepted. Any thread. */
+void net_activate(struct virtio_mmio *mmio);
 
 /* 5.1.4: the link as the guest sees it. */
 void net_set_link(struct virtio_net *net, bool up);

@@ -331,6 +331,20 @@ void net_receive_pause(struct virtio_net *net)
 	rx->bytes = 0;
 }
 
+bool net_receive_hold(struct virtio_net *net, uint64_t length)
+{
+	struct virtio_net_hdr_v1 header;
+
+	if (length <= TAP_HEADER_BYTES || length > NET_MAX_FRAME_BYTES)
+		return false;
+	memcpy(&header, net->rx.overflow, sizeof(header));
+	if (!queue_of(net)->ready || !is_suitable(net, &header))
+		return false;
+	net->rx.pending_bytes = length;
+	net->rx.pending_placed = 0;
+	return true;
+}
+
 void net_receive_stop(struct virtio_net *net)
 {
 	struct net_receive *rx = &net->rx;

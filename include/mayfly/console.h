@@ -107,6 +107,10 @@ void console_close(struct console *console);
 void console_pause(struct console *console);
 void console_resume(struct console *console);
 
+/* The limits of the output, as section "console". */
+void console_save(const struct console *console, struct state_writer *writer);
+int console_restore_state(struct console *console, struct state_file *file, struct error *err);
+
 const struct rate_limiter_metrics *console_limiter_metrics(const struct console *console);
 
 /*

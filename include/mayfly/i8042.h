@@ -14,6 +14,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include "mayfly/bus.h"
+#include "mayfly/state.h"
 
 /* Together no more than the 16 bytes that Linux's driver flushes before it takes the controller for
  * broken. */
@@ -66,6 +67,13 @@ int i8042_init(struct i8042 *i8042, void (*on_reset)(void *context), void *conte
 
 /* No other thread may use it any more. Safe on a zeroed struct and twice. */
 void i8042_destroy(struct i8042 *i8042);
+
+/* As section "i8042"; no vCPU runs. Reads it into one in its power-on state. */
+void i8042_save(struct i8042 *i8042, struct state_writer *writer);
+int i8042_restore(struct i8042 *i8042, struct state_file *file, struct error *err);
+
+/* After i8042_restore(), before vCPUs run: sends the interrupt that was on its way. */
+void i8042_resume(struct i8042 *i8042);
 
 /*
  * Types Ctrl-Alt-Del. Any thread. -EBUSY, and nothing typed, when the guest has not yet taken what

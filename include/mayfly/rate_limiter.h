@@ -61,6 +61,14 @@ uint64_t rate_limiter_available_bytes(const struct rate_limiter *limiter);
 /* Work was begun. */
 void rate_limiter_take(struct rate_limiter *limiter, uint64_t ops, uint64_t bytes);
 
+/*
+ * Writes both buckets into the open section, and reads them: into a limiter that rests, and that
+ * goes on with what was in them. `name` is for what is refused, such as "rx rate limiter".
+ */
+void rate_limiter_save(const struct rate_limiter *limiter, struct state_writer *writer);
+void rate_limiter_restore(struct rate_limiter *limiter, const char *name,
+			  struct state_section *section);
+
 /* Work has to wait: on_ready is called when it is worth asking again. */
 void rate_limiter_wait(struct rate_limiter *limiter);
 

@@ -17,6 +17,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include "mayfly/bus.h"
+#include "mayfly/state.h"
 
 #define SERIAL_FIFO_BYTES   16
 #define SERIAL_INPUT_BYTES  1024
@@ -72,12 +73,26 @@ int serial_init(struct serial *serial, struct error *err);
 void serial_destroy(struct serial *serial);
 
 /*
+ * Writes registers, FIFO, input that the guest has not taken and output that the host has not, as
+ * section "serial"; no vCPU runs. Reads it into a port in its power-on state, before the console is
+ * opened on it: that one writes the output.
+ */
+void serial_save(struct serial *serial, struct state_writer *writer);
+int serial_restore(struct serial *serial, struct state_file *file, struct error *err);
+
+/* After serial_restore(), before vCPUs run: sends the interrupts that were on their way. */
+void serial_resume(struct serial *serial);
+
+/*
  * The host side: main thread only.
  */
 
 /* Gives input to the guest; returns how many bytes fitted. host_fd tells when the guest has taken
  * all of it. */
 size_t serial_put_input(struct serial *serial, const uint8_t *data, size_t length);
+
+/* How much input the guest has not taken, without what is in the FIFO. */
+size_t serial_input_waiting(struct serial *serial);
 
 /* Whether the guest has taken all of it, out of the FIFO too. */
 bool serial_input_taken(struct serial *serial);

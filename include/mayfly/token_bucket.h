@@ -18,6 +18,7 @@
 #define MAYFLY_TOKEN_BUCKET_H
 
 #include "mayfly/config.h"
+#include "mayfly/state.h"
 
 struct token_bucket {
 	uint64_t size; /* 0: there is no limit */
@@ -60,5 +61,14 @@ void token_bucket_take(struct token_bucket *bucket, uint64_t tokens, uint64_t no
  * where nothing is limited or some of the burst is left; UINT64_MAX is as good as never.
  */
 uint64_t token_bucket_ready_at(const struct token_bucket *bucket, uint64_t tokens);
+
+/*
+ * Writes the bucket into the open section, and reads it again: with what it held at the one time,
+ * by whatever clock, at the other. `name` is for what is refused.
+ */
+void token_bucket_save(const struct token_bucket *bucket, uint64_t now_ns,
+		       struct state_writer *writer);
+void token_bucket_restore(struct token_bucket *bucket, uint64_t now_ns, const char *name,
+			  struct state_section *section);
 
 #endif

@@ -87,6 +87,15 @@ void virtio_block_pause(struct virtio_block *block);
 void virtio_block_resume(struct virtio_block *block);
 
 /*
+ * Writes the state of a device at rest as section "block", the drive's id its instance. Reads it
+ * into a device that was just made, perhaps over another file, and leaves it at rest. The guest is
+ * told of another capacity when it goes on. Refused is what no device can have been in, and a disk
+ * that is not what the driver was told: read-only, or with another cache type.
+ */
+void virtio_block_save(struct virtio_block *block, struct state_writer *writer);
+int virtio_block_restore(struct virtio_block *block, struct state_file *file, struct error *err);
+
+/*
  * For a clean exit: waits for what is in flight and, unless the cache type is Unsafe, puts
  * everything written on stable storage.
  */

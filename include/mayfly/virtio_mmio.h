@@ -102,6 +102,7 @@ struct virtio_mmio {
 	uint32_t device_features_sel, driver_features_sel, queue_sel;
 	uint32_t status;
 	bool paused;
+	bool interrupt_on_resume;
 	uint32_t config_generation;
 	const void *config; /* the device's configuration space, read-only for the driver */
 	size_t config_bytes;
@@ -145,6 +146,16 @@ int virtio_mmio_notify_fd(const struct virtio_mmio *mmio, unsigned int queue);
  */
 void virtio_mmio_pause(struct virtio_mmio *mmio);
 void virtio_mmio_resume(struct virtio_mmio *mmio);
+
+/*
+ * Writes registers and queues of a device at rest into the open section. Reads them into a device
+ * that was just made, perhaps over another disk or TAP, and leaves it at rest, lock held: what the
+ * driver negotiated must be on offer there; what it never saw is not offered afterwards. An
+ * interrupt that the driver has not acknowledged is sent again by virtio_mmio_resume(). Values that
+ * no driver can have brought about are refused.
+ */
+void virtio_mmio_save(const struct virtio_mmio *mmio, struct state_writer *writer);
+void virtio_mmio_restore(struct virtio_mmio *mmio, struct state_section *section);
 
 /*
  * DRIVER_OK is set, the device is neither broken nor at rest: queues may be worked on. Lock held,

@@ -62,6 +62,15 @@ void virtio_net_destroy(struct virtio_net *net);
 void virtio_net_pause(struct virtio_net *net);
 void virtio_net_resume(struct virtio_net *net);
 
+/*
+ * Writes the state of a device at rest as section "net", the interface's id its instance, a frame
+ * that waits for buffers with it. Reads it into a device that was just made over some TAP, sets
+ * that one's offloads, and leaves the device at rest. Refused is what no device can have been in,
+ * and a TAP that cannot do what the driver has negotiated.
+ */
+void virtio_net_save(struct virtio_net *net, struct state_writer *writer);
+int virtio_net_restore(struct virtio_net *net, struct state_file *file, struct error *err);
+
 /* Registers, windows, notify fds and the transport's metrics, for the machine to wire up. */
 struct virtio_mmio *virtio_net_transport(struct virtio_net *net);
 

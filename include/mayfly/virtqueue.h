@@ -16,6 +16,7 @@
 
 #include <sys/uio.h>
 #include "mayfly/memory.h"
+#include "mayfly/state.h"
 
 /* The most that any device here offers; a power of two. */
 #define VIRTQUEUE_MAX_SIZE 256
@@ -109,6 +110,15 @@ bool virtqueue_enable_notify(struct virtqueue *queue);
  * hint, at most the queue's size.
  */
 uint16_t virtqueue_waiting(const struct virtqueue *queue);
+
+/*
+ * Writes what the driver set and how far the rings were worked on into the open section: of a queue
+ * that is at rest. Reads it into a queue after virtqueue_init(), with the negotiated `features`,
+ * through the same checks as virtqueue_enable(); `name` is for what is refused, such as "queue 0".
+ */
+void virtqueue_save(const struct virtqueue *queue, struct state_writer *writer);
+void virtqueue_restore(struct virtqueue *queue, uint64_t features, const char *name,
+		       struct state_section *section);
 
 /* Chains popped and not yet pushed. */
 static inline uint16_t virtqueue_in_flight(const struct virtqueue *queue)

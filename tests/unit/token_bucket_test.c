@@ -1,6 +1,7 @@
 /* The token bucket: by hand where a number says it best, and against a model of it at random. */
 #include <criterion/criterion.h>
 
+#include "saved_state.h"
 #include "token_bucket_model.h"
 
 #define MS 1000000ULL
@@ -250,4 +251,69 @@ Test(token_bucket, random_schedules_are_as_the_model_says)
 		}
 	}
 	cr_assert_gt(compared, 50000);
+}
+
+/* Through a state file, from one clock to another. */
+static struct token_bucket moved(const struct token_bucket *bucket, uint64_t from_ns,
+				 uint64_t to_ns)
+{
+	struct saved_state saved;
+	struct state_section section;
+	struct token_bucket result;
+	struct error err = { 0 };
+
+	state_writer_init(&saved.writer);
+	state_begin(&saved.writer, "bucket", "", 1);
+	token_bucket_save(bucket, from_ns, &saved.writer);
+	state_end(&saved.writer);
+	saved_state_read(&saved);
+	cr_assert_eq(state_find(&saved.file, "bucket", "", 1, &section, &err), 0);
+	token_bucket_restore(&result, to_ns, "it", &section);
+	cr_assert_eq(state_done(&section, &err), 0, "%s", err.message);
+	saved_state_destroy(&saved);
+	return result;
+}
+
+Test(token_bucket, saved_level_does_not_depend_on_the_clock)
+{
+	static const uint64_t clocks[] = { 0, 1, 5 * S, 1ULL << 62 };
+
+	for (size_t from = 0; from < ARRAY_SIZE(clocks); from++) {
+		for (size_t to = 0; to < ARRAY_SIZE(clocks); to++) {
+			struct token_bucket bucket = bucket_of(1000, 100, 7), other;
+
+			/* In debt, with a part of a nanosecond; half full; full. */
+			token_bucket_take(&bucket, 1507, clocks[from]);
+			other = moved(&bucket, clocks[from], clocks[to]);
+			cr_assert_eq(token_bucket_available(&other, clocks[to]), 0);
+			cr_assert_eq(token_bucket_ready_at(&other, 1),
+				     clocks[to] + 50 * MS + MS / 10);
+			other = moved(&bucket, clocks[from] + 100 * MS, clocks[to]);
+			cr_assert_eq(token_bucket_available(&other, clocks[to]), 500);
+			cr_assert_eq(token_bucket_available(&other, clocks[to] + 50 * MS), 1000);
+			other = moved(&bucket, clocks[from] + S, clocks[to]);
+			cr_assert_eq(token_bucket_available(&other, clocks[to]), 1000);
+		}
+	}
+}
+
+Test(token_bucket, saved_burst_and_fraction_are_kept)
+{
+	struct token_bucket bucket = bucket_of(3, 1, 10), other;
+
+	token_bucket_take(&bucket, 4, S);
+	other = moved(&bucket, S, 9 * S);
+	cr_assert_eq(token_bucket_available(&other, 9 * S), 9);
+	token_bucket_take(&bucket, 7, S); /* a third of a millisecond */
+	other = moved(&bucket, S, 9 * S);
+	cr_assert_eq(other.full_at_fraction, bucket.full_at_fraction);
+	cr_assert_neq(other.full_at_fraction, 0);
+	cr_assert_eq(other.full_at_ns - 9 * S, bucket.full_at_ns - S);
+}
+
+Test(token_bucket, saved_bucket_without_a_limit_limits_nothing)
+{
+	struct token_bucket bucket = bucket_of(0, 0, 0), other = moved(&bucket, S, 2 * S);
+
+	cr_assert_not(token_bucket_is_limited(&other));
 }
