@@ -11,6 +11,7 @@ import time
 import pytest
 
 from harness import jail as jails_module
+from harness.clock import wait_until
 from harness.jail import USER, status
 
 pytestmark = [pytest.mark.guest,
@@ -31,6 +32,14 @@ def limits(pid):
 
 def namespace(pid, name):
     return os.readlink(f"/proc/{pid}/ns/{name}")
+
+
+def is_gone(pid):
+    """Or waits for a parent that does not ask."""
+    try:
+        return status(pid)["State"].startswith("Z")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 class TestFromOutside:
@@ -115,6 +124,14 @@ class TestFromOutside:
         assert [os.readlink(f"/proc/{inmate}/fd/{fd}") for fd in "012"] == ["/dev/null"] * 3
         assert sorted(os.listdir(f"/proc/{inmate}/fd")) == ["0", "1", "2"]
 
+    def test_daemonize_says_that_the_monitor_was_executed_and_no_more(self, jails):
+        """One that fails at once is seen by what clients look at: no socket comes, and its PID is nobody's."""
+        done = jails.run("exit", 3, options=["--daemonize"], jail_id="fails")
+        assert done.returncode == 0, done
+        pid = int((jails.room("fails") / "pid").read_text())
+        wait_until(lambda: is_gone(pid), 60, "the monitor is gone")
+        assert jails.run("exit", 3, jail_id="fails").returncode == 3     # as docs/jail.md says how to find out why
+
     def test_a_network_namespace_is_joined(self, jails, needs):
         needs("ip")
         name = f"mayfly-{os.getpid()}"
@@ -165,6 +182,43 @@ class TestFromInside:
             seen = jails.attempts_in_pid_namespace("kill", pid, "ptrace", pid)
             assert set(seen.values()) == {"ESRCH"}
         assert neighbour.poll() is None
+
+    def test_the_kernel_gives_nothing_that_is_roots(self, jails):
+        """None of these would change anything if it were allowed."""
+        seen = jails.attempts("bpf", "perf", "module", "kexec", "restart", "swapon", "clock", "hostname", "ports", "log",
+                              "handle", "fanotify", "limits")
+        # Where the kernel was built without one of them, it is not there for anybody.
+        assert set(seen.values()) <= {"EPERM", "EACCES", "ENOSYS"}
+        assert seen["clock"] == seen["hostname"] == seen["limits"] == "EPERM"
+
+    def test_no_program_but_its_own_is_there_to_execute(self, jails):
+        seen = jails.attempts("execute", "/bin/sh", "execute", "/usr/bin/env", "execute", "/proc/self/exe",
+                              "execute", "/prisoner.pid")
+        assert seen.pop("execute:/prisoner.pid") == "EACCES"
+        assert set(seen.values()) == {"ENOENT"}
+
+    def test_io_uring_opens_no_more_than_open(self, jails):
+        seen = jails.attempts("uring-open", "/run", "uring-open", "/etc/passwd", "uring-open", "/proc/self/status",
+                              "uring-open", "../../../etc/passwd", "uring-open", "/prisoner")
+        if seen.pop("uring-open:/run") != "ok":
+            pytest.skip("this kernel has no io_uring for users")
+        assert seen.pop("uring-open:/prisoner") == "EACCES"
+        assert set(seen.values()) == {"ENOENT"}
+
+    def test_in_a_network_namespace_nobody_can_be_called(self, jails, needs):
+        needs("ip")
+        name = f"mayfly-jail-{os.getpid()}-empty"
+        subprocess.run(["ip", "netns", "add", name], check=True)
+        try:
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(f"\0{name}")
+                listener.listen()
+                with socket.socket(socket.AF_UNIX) as caller:       # it can be called from here
+                    caller.connect(f"\0{name}")
+                seen = jails.attempts("loopback", "abstract", name, options=["--netns", f"/run/netns/{name}"])
+        finally:
+            subprocess.run(["ip", "netns", "del", name], check=True)
+        assert seen == {"loopback": "ENETUNREACH", f"abstract:{name}": "ECONNREFUSED"}
 
     def test_no_system_v_memory_of_the_host(self, jails):
         libc = ctypes.CDLL(None, use_errno=True)

@@ -11,23 +11,33 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <liburing.h>
+#include <linux/bpf.h>
+#include <linux/perf_event.h>
+#include <linux/reboot.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/fanotify.h>
+#include <sys/io.h>
 #include <sys/ipc.h>
+#include <sys/klog.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/swap.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define MANY 100000
@@ -107,6 +117,23 @@ static long connect_unix(const char *path)
 		return -errno;
 	snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
 	result = outcome(connect(fd, (struct sockaddr *)&address, sizeof(address)));
+	close(fd);
+	return result;
+}
+
+/* A name without a file, which belongs to a network namespace. */
+static long connect_abstract(const char *name)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+	size_t length = strlen(name);
+	long result;
+
+	if (fd < 0)
+		return -errno;
+	memcpy(address.sun_path + 1, name, length);
+	result = outcome(connect(fd, (struct sockaddr *)&address,
+				 (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + length)));
 	close(fd);
 	return result;
 }
@@ -355,25 +382,190 @@ static long try_descriptors(const char *unused)
 	return -EBADF;
 }
 
+static long try_execute(const char *path)
+{
+	char *const words[] = { (char *)path, NULL };
+
+	return outcome(execv(path, words));
+}
+
+/* Opens a file by io_uring's own open. */
+static long try_uring_open(const char *path)
+{
+	struct io_uring_cqe *cqe;
+	struct io_uring ring;
+	long result = io_uring_queue_init(2, &ring, 0);
+
+	if (result < 0)
+		return result;
+	io_uring_prep_openat(io_uring_get_sqe(&ring), AT_FDCWD, path, O_RDONLY, 0);
+	result = io_uring_submit_and_wait(&ring, 1);
+	if (result >= 0)
+		result = io_uring_peek_cqe(&ring, &cqe);
+	if (result == 0)
+		result = cqe->res;
+	io_uring_queue_exit(&ring);
+	return result;
+}
+
+/* What follows changes nothing even where it is allowed. */
+
+static long try_bpf(const char *unused)
+{
+	static const struct bpf_insn program[] = {
+		{ .code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0 },
+		{ .code = BPF_JMP | BPF_EXIT },
+	};
+	union bpf_attr attributes = {
+		.prog_type = BPF_PROG_TYPE_KPROBE,
+		.insn_cnt = 2,
+		.insns = (uintptr_t)program,
+		.license = (uintptr_t) "GPL",
+	};
+
+	(void)unused;
+	return outcome(syscall(SYS_bpf, BPF_PROG_LOAD, &attributes, sizeof(attributes)));
+}
+
+static long try_perf(const char *unused)
+{
+	struct perf_event_attr attributes = { .type = PERF_TYPE_SOFTWARE,
+					      .size = sizeof(attributes),
+					      .config = PERF_COUNT_SW_CPU_CLOCK };
+
+	(void)unused;
+	return outcome(syscall(SYS_perf_event_open, &attributes, -1, 0, -1, 0));
+}
+
+static long try_module(const char *unused)
+{
+	(void)unused;
+	return outcome(syscall(SYS_init_module, NULL, 0, ""));
+}
+
+static long try_kexec(const char *unused)
+{
+	(void)unused;
+	return outcome(syscall(SYS_kexec_load, 0, 0, NULL, 0));
+}
+
+static long try_restart(const char *unused)
+{
+	(void)unused;
+	return outcome(syscall(SYS_reboot, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, -1, NULL));
+}
+
+static long try_swapon(const char *unused)
+{
+	(void)unused;
+	return outcome(swapon("/none", 0));
+}
+
+static long try_clock(const char *unused)
+{
+	struct timespec now;
+
+	(void)unused;
+	clock_gettime(CLOCK_REALTIME, &now);
+	return outcome(clock_settime(CLOCK_REALTIME, &now));
+}
+
+static long try_hostname(const char *unused)
+{
+	char name[256];
+
+	(void)unused;
+	gethostname(name, sizeof(name));
+	return outcome(sethostname(name, strlen(name)));
+}
+
+static long try_ports(const char *unused)
+{
+	(void)unused;
+	return outcome(iopl(3));
+}
+
+static long try_log(const char *unused)
+{
+	(void)unused;
+	return outcome(klogctl(8 /* the console's level */, NULL, -1));
+}
+
+/* A file by its inode, whatever root one has. */
+static long try_handle(const char *unused)
+{
+	struct {
+		struct file_handle head;
+		unsigned char bytes[8];
+	} handle = { .head = { .handle_bytes = 8, .handle_type = 1 }, .bytes = { 2 } };
+
+	(void)unused;
+	return outcome(open_by_handle_at(AT_FDCWD, &handle.head, O_RDONLY));
+}
+
+static long try_fanotify(const char *unused)
+{
+	(void)unused;
+	return outcome(fanotify_init(FAN_CLASS_CONTENT, O_RDONLY));
+}
+
+static long try_limits(const char *unused)
+{
+	struct rlimit limit;
+
+	(void)unused;
+	getrlimit(RLIMIT_NOFILE, &limit);
+	limit.rlim_cur = ++limit.rlim_max;
+	return outcome(setrlimit(RLIMIT_NOFILE, &limit));
+}
+
 static long try_memory(const char *mib)
 {
 	return memory(atol(mib));
 }
 
 static const struct attempt attempts[] = {
-	{ "open", true, try_open },	   { "write", true, try_write },
-	{ "create", true, try_create },	   { "unlink", true, try_unlink },
-	{ "rename", true, try_rename },	   { "mount", false, try_mount },
-	{ "remount", false, try_remount }, { "umount", true, try_umount },
-	{ "chroot", false, try_chroot },   { "pivot_root", false, try_pivot_root },
-	{ "unshare", false, try_unshare }, { "setuid", false, try_setuid },
-	{ "setgid", false, try_setgid },   { "setgroups", false, try_setgroups },
-	{ "mknod", false, try_mknod },	   { "chown", true, try_chown },
-	{ "chmod", true, try_chmod },	   { "kill", true, try_kill },
-	{ "ptrace", true, try_ptrace },	   { "loopback", false, try_loopback },
-	{ "connect", true, connect_unix }, { "shm", true, try_shm },
-	{ "escape", false, try_escape },   { "descriptors", false, try_descriptors },
+	{ "open", true, try_open },
+	{ "write", true, try_write },
+	{ "create", true, try_create },
+	{ "unlink", true, try_unlink },
+	{ "rename", true, try_rename },
+	{ "mount", false, try_mount },
+	{ "remount", false, try_remount },
+	{ "umount", true, try_umount },
+	{ "chroot", false, try_chroot },
+	{ "pivot_root", false, try_pivot_root },
+	{ "unshare", false, try_unshare },
+	{ "setuid", false, try_setuid },
+	{ "setgid", false, try_setgid },
+	{ "setgroups", false, try_setgroups },
+	{ "mknod", false, try_mknod },
+	{ "chown", true, try_chown },
+	{ "chmod", true, try_chmod },
+	{ "kill", true, try_kill },
+	{ "ptrace", true, try_ptrace },
+	{ "loopback", false, try_loopback },
+	{ "connect", true, connect_unix },
+	{ "shm", true, try_shm },
+	{ "escape", false, try_escape },
+	{ "descriptors", false, try_descriptors },
 	{ "memory", true, try_memory },
+	{ "execute", true, try_execute },
+	{ "bpf", false, try_bpf },
+	{ "perf", false, try_perf },
+	{ "module", false, try_module },
+	{ "kexec", false, try_kexec },
+	{ "restart", false, try_restart },
+	{ "swapon", false, try_swapon },
+	{ "clock", false, try_clock },
+	{ "hostname", false, try_hostname },
+	{ "ports", false, try_ports },
+	{ "log", false, try_log },
+	{ "handle", false, try_handle },
+	{ "fanotify", false, try_fanotify },
+	{ "limits", false, try_limits },
+	{ "uring-open", true, try_uring_open },
+	{ "abstract", true, connect_abstract },
 };
 
 static const struct attempt *find(const char *name)
