@@ -244,6 +244,12 @@ static void block_request(struct world *world, struct fuzz_input *input)
 	uint16_t write = how & 2 ? VRING_DESC_F_WRITE : 0, head = (uint16_t)(3 * place);
 
 	header.sector = how & 4 ? input_u64(input) : input_u8(input);
+	if (how & 0x20) { /* discard, write zeroes */
+		struct virtio_blk_discard_write_zeroes range = { header.sector, 8, how & 1 };
+
+		put(data, &range, sizeof(range));
+		length = sizeof(range);
+	}
 	put(header_at, &header, sizeof(header));
 	put_descriptor(base, head, header_at, 16, VRING_DESC_F_NEXT,
 		       (uint16_t)(head + (how & 0x10 ? 2 : 1))); /* a flush has no data */
@@ -255,6 +261,7 @@ static void block_request(struct world *world, struct fuzz_input *input)
 
 static void net_chain(struct world *world, struct fuzz_input *input, bool out)
 {
+	static const uint32_t lengths[] = { 12, 60, 300, 2048 };
 	unsigned int slot = input_u8(input), how = input_u8(input), queue = out ? 1 : 0;
 	uint64_t base = ring(slot, queue), at = base + BUFFERS + 0x200ULL * (how & 7);
 	uint8_t bytes[64];
@@ -266,7 +273,7 @@ static void net_chain(struct world *world, struct fuzz_input *input, bool out)
 		put(at, bytes, sizeof(bytes));
 	}
 	put_descriptor(
-		base, how & 7, at, how & 0x10 ? input_u32(input) : 12U + (how >> 1),
+		base, how & 7, at, how & 0x10 ? input_u32(input) : lengths[how >> 6],
 		(uint16_t)((out ? 0 : VRING_DESC_F_WRITE) | (how & 0x20 ? VRING_DESC_F_NEXT : 0)),
 		(uint16_t)((how & 7) + 1));
 	offer(world, slot, queue, how & 7);

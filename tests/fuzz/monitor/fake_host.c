@@ -109,6 +109,7 @@ static void fill(struct fake_file *file)
 
 void fake_host_init(void)
 {
+	const int small = 4096;
 	int ends[2];
 
 	for (size_t i = 0; i < FILES; i++) {
@@ -119,6 +120,8 @@ void fake_host_init(void)
 	FUZZ_CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
 	host.terminal = ends[0];
 	FUZZ_CHECK(fcntl(ends[0], F_SETFL, O_NONBLOCK) == 0);
+	/* Full soon, so that a reader that stalls is met. */
+	FUZZ_CHECK(setsockopt(ends[1], SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)) == 0);
 	FUZZ_CHECK(dup2(ends[1], STDIN_FILENO) == STDIN_FILENO &&
 		   dup2(ends[1], STDOUT_FILENO) == STDOUT_FILENO);
 	close(ends[1]);
