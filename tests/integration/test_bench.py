@@ -9,6 +9,7 @@ import pathlib
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 
@@ -357,3 +358,46 @@ def children_of(pid):
         return [int(child) for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
+
+
+class TestFunctionSet:
+    """bench/function-set.c, given pages as the kernel's ring buffer has them."""
+
+    @staticmethod
+    def event(address, flags=0, kind=1, pid=7):
+        body = struct.pack("<HBBiQQ", kind, flags, 0, pid, address, 0)
+        return struct.pack("<I", len(body) // 4) + body
+
+    @staticmethod
+    def page(*events, missed=False):
+        data = b"".join(events)
+        return (struct.pack("<QQ", 1, len(data) | (1 << 31 if missed else 0)) + data).ljust(4096, b"\xff")
+
+    def run(self, program, tmp_path, *pages, ask=True):
+        trace = tmp_path / "trace"
+        trace.write_bytes(b"".join(pages))
+        return subprocess.run([program.parent / "bench" / "function-set", trace], input=b"phase\n" if ask else b"",
+                              stdout=subprocess.PIPE, timeout=scaled(60), check=True).stdout.decode()
+
+    def test_each_function_once_with_its_calls_and_where_it_was_called(self, program, tmp_path):
+        text = self.run(program, tmp_path, self.page(
+            self.event(0x1000), self.event(0x2000, flags=0x10), self.event(0x1000, flags=0x08), self.event(0x3000, flags=0x08)),
+            self.page(self.event(0x1000), self.event(0x2000, flags=0x08)))
+        assert set(text.splitlines()) == {"1000 3 t", "2000 2 s", "3000 1 i", "end 6"}
+
+    def test_what_is_no_call_is_passed_over(self, program, tmp_path):
+        extend = struct.pack("<II", 30, 0)
+        stamp = struct.pack("<II", 31, 0)
+        long = struct.pack("<II", 0, 4 + 24) + self.event(0x5000)[4:]
+        discarded = struct.pack("<II", 29 | 1 << 5, 8) + b"\xee" * 4
+        text = self.run(program, tmp_path, self.page(extend, self.event(0x1000, kind=5), stamp, long, discarded,
+                                                     self.event(0x6000), struct.pack("<I", 29), self.event(0x7000)))
+        assert set(text.splitlines()) == {"5000 1 t", "6000 1 t", "end 2"}
+
+    def test_lost_events_are_told(self, program, tmp_path):
+        assert "missed 1\n" in self.run(program, tmp_path, self.page(self.event(0x1000), missed=True))
+
+    def test_a_page_that_lies_about_its_length_is_not_read_beyond(self, program, tmp_path):
+        whole = self.page(self.event(0x1000))
+        text = self.run(program, tmp_path, whole[:8] + struct.pack("<Q", 0xfffff) + whole[16:40] + struct.pack("<I", 3))
+        assert "1000 1 t" in text.splitlines()
