@@ -37,6 +37,10 @@ static void check_features(const struct virtio_mmio *mmio, struct state_section 
 {
 	uint64_t missing = mmio->driver_features & ~(saved_features & mmio->device_features);
 
+	/* No device of ours was ever without it, and no driver would take one. */
+	if (!(saved_features & VIRTIO_FEATURE(VIRTIO_F_VERSION_1)))
+		state_refuse(section, "device features", "0x%llx is without VIRTIO_F_VERSION_1",
+			     (unsigned long long)saved_features);
 	if (!(mmio->status & VIRTIO_CONFIG_S_FEATURES_OK))
 		return;
 	if (!virtio_mmio_has_feature(mmio, VIRTIO_F_VERSION_1))
@@ -59,7 +63,8 @@ static void check_status(const struct virtio_mmio *mmio, struct state_section *s
 		state_refuse(section, "status", "it cannot be 0x%x", status);
 	if (owner != NO_OWNER && owner >= VIRTIO_MMIO_WINDOWS)
 		state_refuse(section, "owner", "there is no window %u", owner);
-	if (owner == NO_OWNER && status)
+	/* A driver breaks the device even before it has said that it is there. */
+	if (owner == NO_OWNER && (status & DRIVER_STATUS_BITS))
 		state_refuse(section, "owner", "no window has it, but the status is 0x%x", status);
 }
 

@@ -164,3 +164,28 @@ Test(virtio_block_pause, the_disk_may_be_swapped)
 {
 	with_each_engine(swaps_at_rest);
 }
+
+static void records_what_it_writes(struct fixture *f)
+{
+	uint8_t pattern[65536], *copy;
+
+	fill(pattern, sizeof(pattern), 1);
+	cr_assert_eq(pwrite(f->fd, pattern, sizeof(pattern), 0), (ssize_t)sizeof(pattern));
+	put_request(f, 0, VIRTIO_BLK_T_IN, 0, DATA + 100, 3 * 4096);
+	put_request(f, 1, VIRTIO_BLK_T_GET_ID, 0, DATA + 0x20000, 20);
+	put_request(f, 2, VIRTIO_BLK_T_OUT, 64, DATA + 0x30000, 4096);
+	ring_publish(&f->driver.ring);
+	copy = driver_track_memory(&f->driver);
+	driver_notify(&f->driver);
+	driver_wait_used(&f->driver, 3);
+	driver_settle(&f->driver);
+	virtio_block_pause(f->block);
+	/* Four of data, one of the name, one of all states, one of the ring. */
+	cr_assert_eq(driver_assert_recorded(&f->driver, copy), 7);
+	free(copy);
+}
+
+Test(virtio_block_pause, pages_that_the_device_has_written_are_on_record)
+{
+	with_each_engine(records_what_it_writes);
+}

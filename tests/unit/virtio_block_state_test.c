@@ -294,6 +294,7 @@ static const struct wrong_value wrong[] = {
 	{ DRIVER_FEATURES, 8, 1ULL << 63 | FEATURE(VIRTIO_F_VERSION_1), "driver features" },
 	{ DRIVER_FEATURES, 8, 0, "driver features" },
 	{ DEVICE_FEATURES, 8, FEATURE(VIRTIO_F_VERSION_1), "driver features" },
+	{ DEVICE_FEATURES, 8, ~FEATURE(VIRTIO_F_VERSION_1), "device features" },
 	{ STATUS_REGISTER, 4, 0x100 | ALIVE, "status" },
 	{ STATUS_REGISTER, 4, ALIVE & ~VIRTIO_CONFIG_S_FEATURES_OK, "status" },
 	{ STATUS_REGISTER, 4, VIRTIO_CONFIG_S_DRIVER, "queue 0" },

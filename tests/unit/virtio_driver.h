@@ -288,6 +288,34 @@ static inline void driver_wait_used(struct driver *driver, uint16_t index)
 		cr_assert(driver_turn(driver, 60000), "the device does not answer");
 }
 
+/* Guest memory as it is now, and all of it clean. The caller frees it. */
+static inline uint8_t *driver_track_memory(struct driver *driver)
+{
+	const struct memory_region *region = &driver->memory.regions[0];
+	uint8_t *copy = malloc(region->size_bytes);
+	struct error err = { 0 };
+
+	cr_assert_eq(memory_track_dirty(&driver->memory, &err), 0, "%s", err.message);
+	memcpy(copy, region->hva, region->size_bytes);
+	return copy;
+}
+
+/* Every page that differs from the copy is on record; returns how many are on record. */
+static inline unsigned int driver_assert_recorded(struct driver *driver, const uint8_t *copy)
+{
+	const struct memory_region *region = &driver->memory.regions[0];
+	unsigned int recorded = 0;
+
+	for (uint64_t at = 0; at < region->size_bytes; at += PAGE_SIZE_BYTES) {
+		bool dirty = memory_is_dirty(&driver->memory, at);
+
+		recorded += dirty;
+		cr_assert(dirty || memcmp(copy + at, region->hva + at, PAGE_SIZE_BYTES) == 0,
+			  "the page at 0x%llx was written", (unsigned long long)at);
+	}
+	return recorded;
+}
+
 static inline uint64_t driver_take_interrupts(struct driver *driver)
 {
 	eventfd_t interrupts = 0;

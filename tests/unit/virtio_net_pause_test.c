@@ -272,3 +272,32 @@ Test(virtio_net_pause, a_tap_that_is_deleted_meanwhile_takes_the_link_down)
 	f.host = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	tear_down(&f);
 }
+
+/* Buffers that were taken ahead are taken anew behind a pause, and so is their place on record. */
+Test(virtio_net_pause, pages_that_the_device_has_written_are_on_record)
+{
+	struct fixture f;
+	uint8_t *copy;
+
+	set_up(&f, USUAL);
+	post(&f, 0, RING_SIZE, 4096);
+	notify(&f, RX);
+	driver_settle(&f.driver);
+	for (unsigned int round = 0; round < 3; round++) {
+		virtio_net_pause(f.net);
+		put_frame(&f, round, NULL, 100);
+		ring_publish(&f.tx);
+		copy = driver_track_memory(&f.driver);
+		virtio_net_resume(f.net);
+		driver_settle(&f.driver);
+		cr_assert(host_sends(&f, NULL, 100 + 9000 * round, round));
+		driver_settle(&f.driver);
+		virtio_net_pause(f.net);
+		cr_assert_gt(driver_assert_recorded(&f.driver, copy), 2 + 2 * round);
+		virtio_net_resume(f.net);
+		driver_settle(&f.driver);
+		free(copy);
+	}
+	cr_assert_eq(atomic_load(&metrics(&f)->rx_frames), 3);
+	tear_down(&f);
+}
