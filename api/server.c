@@ -265,14 +265,19 @@ static void connection_open(struct api_server *server, int fd)
 	connection->fd = fd;
 	http_reader_init(&connection->reader, server->max_payload_bytes);
 	*place = connection;
-	if (loop_add(server->loop, &connection->source, fd, EPOLLIN, on_connection, &err) < 0) {
+	if (loop_add_urgent(server->loop, &connection->source, fd, EPOLLIN, on_connection, &err) <
+	    0) {
 		log_error(vmm_log(server->vmm), "an API connection cannot be served: %s",
 			  err.message);
 		connection_close(connection);
 		return;
 	}
-	if (!surplus)
+	if (!surplus) {
+		/* The first request is mostly there already: it need not wait for a turn of its
+		 * own. */
+		on_connection(&connection->source, EPOLLIN);
 		return;
+	}
 	log_warn(vmm_log(server->vmm), "an API connection was refused: %d are open already",
 		 API_MAX_CONNECTIONS);
 	if (!queue_refusal(connection, 503, "Too many open connections") ||
@@ -331,8 +336,8 @@ int api_server_create(struct api_server **out, struct loop *loop, struct vmm *vm
 	result = api_socket_open(&server->socket, options->socket_path, err);
 	if (result == 0) {
 		server->spare_fd = fcntl(server->socket.fd, F_DUPFD_CLOEXEC, 0);
-		result = loop_add(loop, &server->listener, server->socket.fd, EPOLLIN, on_listener,
-				  err);
+		result = loop_add_urgent(loop, &server->listener, server->socket.fd, EPOLLIN,
+					 on_listener, err);
 	}
 	if (result < 0) {
 		api_server_destroy(server);

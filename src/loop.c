@@ -4,6 +4,10 @@
  * Timers are a list, sorted by time: there are a few for each device, and most are not armed. The
  * loop waits for descriptors and the first timer with one system call.
  *
+ * Urgent sources have an epoll descriptor of their own, which is readable while one of them is. It
+ * is a member of the other, so that waiting is still one call, and can be looked at by itself
+ * between two handlers, which is a second call only where the handlers so far took long.
+ *
  * System calls: epoll_create1, epoll_ctl, epoll_wait, epoll_pwait2.
  */
 #include <string.h>
@@ -20,29 +24,56 @@ static uint64_t monotonic_ns(void)
 
 int loop_init(struct loop *loop, struct error *err)
 {
+	int result;
+
 	memset(loop, 0, sizeof(*loop));
 	loop->clock_ns = monotonic_ns;
 	loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-	if (loop->epoll_fd < 0)
-		return error_errno(err, "cannot make the event loop's epoll descriptor");
-	return 0;
+	loop->urgent_fd = epoll_create1(EPOLL_CLOEXEC);
+	if (loop->epoll_fd >= 0 && loop->urgent_fd >= 0 &&
+	    epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, loop->urgent_fd,
+		      &(struct epoll_event) { .events = EPOLLIN, .data.ptr = &loop->urgent }) == 0)
+		return 0;
+	result = error_errno(err, "cannot make the event loop's epoll descriptors");
+	loop_destroy(loop);
+	return result;
 }
 
 void loop_destroy(struct loop *loop)
 {
+	close_fd(&loop->urgent_fd);
 	close_fd(&loop->epoll_fd);
+}
+
+static int epoll_fd_of(const struct loop *loop, const struct loop_source *source)
+{
+	return source->urgent ? loop->urgent_fd : loop->epoll_fd;
+}
+
+static int add(struct loop *loop, struct loop_source *source, int fd, struct error *err)
+{
+	struct epoll_event event = { .events = source->events, .data.ptr = source };
+
+	if (epoll_ctl(epoll_fd_of(loop, source), EPOLL_CTL_ADD, fd, &event) < 0)
+		return error_errno(err, "cannot wait for file descriptor %d", fd);
+	source->fd = fd;
+	return 0;
 }
 
 int loop_add(struct loop *loop, struct loop_source *source, int fd, uint32_t events,
 	     void (*handler)(struct loop_source *, uint32_t), struct error *err)
 {
-	struct epoll_event event = { .events = events, .data.ptr = source };
-
 	*source = (struct loop_source) { .fd = -1, .events = events, .handler = handler };
-	if (epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0)
-		return error_errno(err, "cannot wait for file descriptor %d", fd);
-	source->fd = fd;
-	return 0;
+	return add(loop, source, fd, err);
+}
+
+int loop_add_urgent(struct loop *loop, struct loop_source *source, int fd, uint32_t events,
+		    void (*handler)(struct loop_source *, uint32_t), struct error *err)
+{
+	*source = (struct loop_source) {
+		.fd = -1, .events = events, .urgent = true, .handler = handler
+	};
+	return add(loop, source, fd, err);
 }
 
 int loop_modify(struct loop *loop, struct loop_source *source, uint32_t events)
@@ -51,24 +82,28 @@ int loop_modify(struct loop *loop, struct loop_source *source, uint32_t events)
 
 	if (source->fd < 0 || source->events == events)
 		return 0;
-	if (epoll_ctl(loop->epoll_fd, EPOLL_CTL_MOD, source->fd, &event) < 0)
+	if (epoll_ctl(epoll_fd_of(loop, source), EPOLL_CTL_MOD, source->fd, &event) < 0)
 		return -errno;
 	source->events = events;
 	return 0;
+}
+
+/* Events that were fetched already must not reach a source that may be freed by now. */
+static void forget(struct loop_batch *batch, const struct loop_source *source)
+{
+	for (unsigned int i = batch->next; i < batch->count; i++) {
+		if (batch->events[i].data.ptr == source)
+			batch->events[i].data.ptr = NULL;
+	}
 }
 
 void loop_remove(struct loop *loop, struct loop_source *source)
 {
 	if (source->fd < 0 || !source->handler)
 		return;
-	epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, source->fd, NULL);
+	epoll_ctl(epoll_fd_of(loop, source), EPOLL_CTL_DEL, source->fd, NULL);
 	source->fd = -1;
-	/* Events of this batch that were fetched already must not reach a source that may be freed
-	 * by now. */
-	for (unsigned int i = loop->batch_next; i < loop->batch_count; i++) {
-		if (loop->batch[i].data.ptr == source)
-			loop->batch[i].data.ptr = NULL;
-	}
+	forget(source->urgent ? &loop->urgent : &loop->batch, source);
 }
 
 uint64_t loop_now_ns(const struct loop *loop)
@@ -127,21 +162,71 @@ static int wait_for_events(struct loop *loop)
 {
 	struct timespec timeout;
 	uint64_t now_ns, wait_ns;
+	struct epoll_event *events = loop->batch.events;
 	int count;
 
 	if (!loop->timers)
-		return epoll_wait(loop->epoll_fd, loop->batch, LOOP_BATCH, -1);
+		return epoll_wait(loop->epoll_fd, events, LOOP_BATCH, -1);
 	now_ns = loop_now_ns(loop);
 	wait_ns = loop->timers->at_ns > now_ns ? loop->timers->at_ns - now_ns : 0;
 	timeout = (struct timespec) { .tv_sec = (time_t)(wait_ns / NS_PER_S),
 				      .tv_nsec = (long)(wait_ns % NS_PER_S) };
-	count = epoll_pwait2(loop->epoll_fd, loop->batch, LOOP_BATCH, &timeout, NULL);
+	count = epoll_pwait2(loop->epoll_fd, events, LOOP_BATCH, &timeout, NULL);
 	if (count >= 0 || errno != ENOSYS)
 		return count;
 	/* Before Linux 5.11: milliseconds, rounded up, a day at most. */
 	wait_ns = wait_ns < 86400 * NS_PER_S ? wait_ns : 86400 * NS_PER_S;
-	return epoll_wait(loop->epoll_fd, loop->batch, LOOP_BATCH,
+	return epoll_wait(loop->epoll_fd, events, LOOP_BATCH,
 			  (int)((wait_ns + NS_PER_MS - 1) / NS_PER_MS));
+}
+
+static void call_handler(const struct epoll_event *event)
+{
+	struct loop_source *source = event->data.ptr;
+
+	if (source)
+		source->handler(source, event->events);
+}
+
+/* Whatever is urgent by now. */
+static void handle_urgent(struct loop *loop)
+{
+	struct loop_batch *batch = &loop->urgent;
+	int count = epoll_wait(loop->urgent_fd, batch->events, LOOP_BATCH, 0);
+
+	batch->count = count > 0 ? (unsigned int)count : 0;
+	for (batch->next = 0; batch->next < batch->count && loop->running;)
+		call_handler(&batch->events[batch->next++]);
+	batch->count = batch->next = 0;
+	loop->urgent_looked_ns = loop_now_ns(loop);
+}
+
+/* Takes the urgent ones' descriptor out of the batch; true when it was there. */
+static bool take_urgent(struct loop *loop)
+{
+	for (unsigned int i = 0; i < loop->batch.count; i++) {
+		if (loop->batch.events[i].data.ptr == &loop->urgent) {
+			loop->batch.events[i].data.ptr = NULL;
+			return true;
+		}
+	}
+	return false;
+}
+
+static void handle_batch(struct loop *loop)
+{
+	struct loop_batch *batch = &loop->batch;
+
+	if (take_urgent(loop))
+		handle_urgent(loop);
+	else
+		loop->urgent_looked_ns = loop_now_ns(loop);
+	while (batch->next < batch->count && loop->running) {
+		call_handler(&batch->events[batch->next++]);
+		if (batch->next < batch->count && loop->running &&
+		    loop_now_ns(loop) - loop->urgent_looked_ns >= LOOP_URGENT_NS)
+			handle_urgent(loop);
+	}
 }
 
 int loop_run(struct loop *loop)
@@ -154,15 +239,10 @@ int loop_run(struct loop *loop)
 			continue;
 		if (count < 0)
 			return -errno;
-		loop->batch_count = (unsigned int)count;
-		for (loop->batch_next = 0; loop->batch_next < loop->batch_count && loop->running;) {
-			struct epoll_event *event = &loop->batch[loop->batch_next++];
-			struct loop_source *source = event->data.ptr;
-
-			if (source)
-				source->handler(source, event->events);
-		}
-		loop->batch_count = loop->batch_next = 0;
+		loop->batch.count = (unsigned int)count;
+		loop->batch.next = 0;
+		handle_batch(loop);
+		loop->batch.count = loop->batch.next = 0;
 		if (loop->running)
 			loop_run_timers(loop);
 	}

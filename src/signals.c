@@ -240,7 +240,7 @@ int signals_add_to_loop(struct signals *signals, struct loop *loop,
 	fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (fd < 0)
 		return error_errno(err, "cannot make a signal descriptor");
-	ret = loop_add(loop, &signals->source, fd, EPOLLIN, handle_end, err);
+	ret = loop_add_urgent(loop, &signals->source, fd, EPOLLIN, handle_end, err);
 	if (ret < 0)
 		return error_prefix(err, "signals");
 	ret = pthread_sigmask(SIG_BLOCK, &set, NULL);

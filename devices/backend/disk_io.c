@@ -350,6 +350,25 @@ void disk_finish(struct disk *disk, struct disk_request *request)
 	disk->in_flight--;
 }
 
+void disk_put_aside(struct disk *disk, struct disk_request *request)
+{
+	struct disk_request **end = &disk->unfinished;
+
+	while (*end)
+		end = &(*end)->next;
+	request->next = NULL;
+	*end = request;
+}
+
+struct disk_request *disk_take_aside(struct disk *disk)
+{
+	struct disk_request *request = disk->unfinished;
+
+	if (request)
+		disk->unfinished = request->next;
+	return request;
+}
+
 void disk_submit(struct disk *disk, struct disk_request *request)
 {
 	request->attempt = 0;
@@ -358,18 +377,26 @@ void disk_submit(struct disk *disk, struct disk_request *request)
 	disk->engine->submit(disk, request);
 }
 
+bool disk_submit_waits(const struct disk *disk)
+{
+	return disk->engine->waits_for_steps;
+}
+
 void disk_commit(struct disk *disk)
 {
 	disk->engine->commit(disk);
 }
 
+void disk_poll(struct disk *disk)
+{
+	if (disk->in_flight)
+		disk->engine->collect(disk, false);
+}
+
 struct disk_request *disk_reap(struct disk *disk)
 {
-	struct disk_request *request;
+	struct disk_request *request = disk->finished;
 
-	if (!disk->finished && disk->in_flight)
-		disk->engine->collect(disk, false);
-	request = disk->finished;
 	if (!request)
 		return NULL;
 	disk->finished = request->next;

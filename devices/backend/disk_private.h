@@ -101,6 +101,13 @@ bool disk_finish_step(struct disk *disk, struct disk_request *request, int64_t r
 /* Puts a request whose result is set on the list of the finished. */
 void disk_finish(struct disk *disk, struct disk_request *request);
 
+/*
+ * What has steps left that are system calls waits its turn; the oldest comes first. NULL when
+ * nothing does.
+ */
+void disk_put_aside(struct disk *disk, struct disk_request *request);
+struct disk_request *disk_take_aside(struct disk *disk);
+
 /* Does one step by system calls, here and now. Returns what disk_finish_step() takes. */
 int64_t disk_do_step(struct disk *disk, const struct disk_step *step);
 

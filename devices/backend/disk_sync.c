@@ -2,8 +2,9 @@
  * The Sync engine: plain system calls, one after the other, on the thread that submits. For hosts
  * without io_uring, and for those who would rather not give it to the monitor. The event loop
  * stands still while the host's disk works; so that it never does for long, a request that needs
- * many calls gets one in each turn of the loop, which the completion eventfd brings about. A flush of
- * much is made such a request, by writing back what is dirty piece by piece before the fdatasync(2).
+ * many calls is put aside after the first, and a turn of the loop, which the completion eventfd
+ * brings about, makes one call for one of those, the oldest. A flush of much is made such a
+ * request, by writing back what is dirty piece by piece before the fdatasync(2).
  */
 #include <sys/eventfd.h>
 
@@ -21,21 +22,16 @@ static void stop(struct disk *disk)
 	close_fd(&disk->completion_fd);
 }
 
-/*
- * One step. A request that has more of them waits for the next turn; in which order does not
- * matter.
- */
+/* One step. A request that has more of them waits for turns of its own. */
 static void submit(struct disk *disk, struct disk_request *request)
 {
 	struct disk_step step;
 
 	disk_next_step(disk, request, &step);
-	if (disk_finish_step(disk, request, disk_do_step(disk, &step))) {
+	if (disk_finish_step(disk, request, disk_do_step(disk, &step)))
 		disk_finish(disk, request);
-		return;
-	}
-	request->next = disk->unfinished;
-	disk->unfinished = request;
+	else
+		disk_put_aside(disk, request);
 }
 
 static void commit(struct disk *disk)
@@ -47,16 +43,11 @@ static void commit(struct disk *disk)
 
 static void collect(struct disk *disk, bool wait)
 {
-	struct disk_request *request = disk->unfinished;
+	struct disk_request *request = disk_take_aside(disk);
 
 	(void)wait;
-	disk->unfinished = NULL;
-	while (request) {
-		struct disk_request *next = request->next;
-
+	if (request)
 		submit(disk, request);
-		request = next;
-	}
 	commit(disk);
 }
 

@@ -134,16 +134,16 @@ static void prepare(const struct disk *disk, struct io_uring_sqe *sqe, const str
 	sqe->flags |= IOSQE_FIXED_FILE;
 }
 
-/* What the ring has no operation for; the next step is for the next turn of the loop. */
-static void do_one_step(struct disk *disk, struct disk_request *request,
-			const struct disk_step *step)
+/* Of what the ring has no operation for; the next one is for the next turn of the loop. */
+static void do_one_step(struct disk *disk, struct disk_request *request)
 {
-	if (disk_finish_step(disk, request, disk_do_step(disk, step))) {
+	struct disk_step step;
+
+	disk_next_step(disk, request, &step);
+	if (disk_finish_step(disk, request, disk_do_step(disk, &step)))
 		disk_finish(disk, request);
-		return;
-	}
-	request->next = disk->unfinished;
-	disk->unfinished = request;
+	else
+		disk_put_aside(disk, request);
 }
 
 static void submit(struct disk *disk, struct disk_request *request)
@@ -154,7 +154,7 @@ static void submit(struct disk *disk, struct disk_request *request)
 
 	disk_next_step(disk, request, &step);
 	if (step.kind == STEP_DISCARD) {
-		do_one_step(disk, request, &step);
+		disk_put_aside(disk, request);
 		return;
 	}
 	sqe = uring->queued_count == uring->size ? NULL : io_uring_get_sqe(&uring->ring);
@@ -227,18 +227,13 @@ static void complete(struct disk *disk, struct disk_request *request, int result
 static void collect(struct disk *disk, bool wait)
 {
 	struct io_uring *ring = &disk->uring->ring;
-	struct disk_request *unfinished = disk->unfinished;
+	struct disk_request *aside = disk_take_aside(disk);
 	struct io_uring_cqe *cqe;
 
-	if (wait && !unfinished && io_uring_wait_cqe(ring, &cqe) < 0)
+	if (wait && !aside && io_uring_wait_cqe(ring, &cqe) < 0)
 		return;
-	disk->unfinished = NULL;
-	while (unfinished) {
-		struct disk_request *next = unfinished->next;
-
-		submit(disk, unfinished);
-		unfinished = next;
-	}
+	if (aside)
+		do_one_step(disk, aside);
 	while (io_uring_peek_cqe(ring, &cqe) == 0) {
 		struct disk_request *request = io_uring_cqe_get_data(cqe);
 		int result = cqe->res;

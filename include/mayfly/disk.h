@@ -3,10 +3,10 @@
  * (`Async`) or by plain system calls (`Sync`).
  *
  * A user fills a struct disk_request, hands it over with disk_submit(), starts all that was
- * submitted with disk_commit(), and gets each back exactly once from disk_reap().
- * disk_completion_fd() becomes readable when there is something to reap. What the Sync engine can
- * do with one system call is finished when disk_submit() returns; for the rest of a large request
- * it, too, makes disk_completion_fd() readable, and goes on in disk_reap().
+ * submitted with disk_commit(), and gets each back exactly once from disk_reap(), after
+ * disk_poll(). disk_completion_fd() becomes readable when there is something to reap. What the Sync
+ * engine can do with one system call is finished when disk_submit() returns; for the rest of a
+ * large request it, too, makes disk_completion_fd() readable, and goes on in disk_poll().
  *
  * One thread at a time may use a disk (the device's lock sees to that); it need not be the same
  * one.
@@ -81,8 +81,17 @@ void disk_submit(struct disk *disk, struct disk_request *request);
 /* Starts everything that was submitted. */
 void disk_commit(struct disk *disk);
 
-/* The next finished request, or NULL. Never waits. */
+/*
+ * Finds what has finished. The Sync engine makes one more call for the oldest request that needs
+ * several: so once a turn.
+ */
+void disk_poll(struct disk *disk);
+
+/* The next finished request that was found, or NULL. */
 struct disk_request *disk_reap(struct disk *disk);
+
+/* Whether disk_submit() waits for the host's disk: the Sync engine does. */
+bool disk_submit_waits(const struct disk *disk);
 
 /*
  * Waits until everything submitted is finished. Reap it afterwards: nothing of it touches its

@@ -4,6 +4,10 @@
  * A source is embedded in the thing it serves, which finds itself again with container_of. Only the
  * main thread may call these functions, and handlers run on it; other threads wake it through an
  * eventfd that is a source.
+ *
+ * Handlers do a bounded piece of work each. Urgent sources (the API's, signals) are looked at
+ * before the others of a turn and again whenever LOOP_URGENT_NS have passed, so that an answer
+ * waits for one handler and not for those of all devices.
  */
 #ifndef MAYFLY_LOOP_H
 #define MAYFLY_LOOP_H
@@ -14,6 +18,7 @@
 struct loop_source {
 	int fd; /* borrowed; -1 while not in a loop */
 	uint32_t events;
+	bool urgent;
 	void (*handler)(struct loop_source *source, uint32_t events);
 };
 
@@ -28,16 +33,24 @@ struct loop_timer {
 	struct loop_timer *next;
 };
 
-#define LOOP_BATCH 16
+#define LOOP_BATCH     16
+#define LOOP_URGENT_NS 1000000ULL
+
+/* What one epoll_wait(2) brought. */
+struct loop_batch {
+	struct epoll_event events[LOOP_BATCH];
+	unsigned int count, next;
+};
 
 struct loop {
 	int epoll_fd;
+	int urgent_fd;		    /* an epoll descriptor, too, which is among epoll_fd's */
+	uint64_t urgent_looked_ns;  /* when it was looked at last */
 	uint64_t (*clock_ns)(void); /* CLOCK_MONOTONIC, unless a test has its own */
 	struct loop_timer *timers;  /* armed, the next one first */
 	bool running;
 	int result;
-	struct epoll_event batch[LOOP_BATCH];
-	unsigned int batch_count, batch_next;
+	struct loop_batch batch, urgent;
 };
 
 int loop_init(struct loop *loop, struct error *err);
@@ -47,6 +60,10 @@ void loop_destroy(struct loop *loop);
  * regular files. */
 int loop_add(struct loop *loop, struct loop_source *source, int fd, uint32_t events,
 	     void (*handler)(struct loop_source *, uint32_t), struct error *err);
+
+/* The same, for what must not wait for the others: see above. */
+int loop_add_urgent(struct loop *loop, struct loop_source *source, int fd, uint32_t events,
+		    void (*handler)(struct loop_source *, uint32_t), struct error *err);
 
 /* Changes the events waited for; 0 waits for errors and hang-up only. Does nothing when they are
  * the same. */

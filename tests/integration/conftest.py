@@ -8,6 +8,7 @@ import itertools
 import os
 import pathlib
 import shutil
+import signal
 import sys
 
 import pytest
@@ -19,6 +20,13 @@ from harness.jail import Jails  # noqa: E402
 from harness.workshop import Workshop  # noqa: E402
 
 pytest_plugins = ["host_fixtures"]
+
+
+def pytest_configure():
+    """What a shell runs in the background ignores these two, and so would every monitor under test, which is to show
+    what it does when they come. What is handled here, children do not inherit."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, lambda number, frame: os._exit(128 + number))
 
 
 def pytest_addoption(parser):

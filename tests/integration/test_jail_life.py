@@ -359,7 +359,9 @@ class TestCost:
         out = folder / "calls"
         subprocess.run(["strace", "-f", "-qq", "-o", out, *map(str, jails.command("cost", "exit", 0))],
                        check=True, stdin=subprocess.DEVNULL)
-        return re.findall(r"^\d+ +(\w+)\(", out.read_text(), re.MULTILINE)
+        calls = re.findall(r"^\d+ +(\w+)\(", out.read_text(), re.MULTILINE)
+        # Of these the C library needs more or fewer as the addresses of a run happen to lie.
+        return [call for call in calls if call not in ("brk", "mmap", "munmap")]
 
     def test_system_calls_do_not_depend_on_the_mounts_of_the_host(self, jails, needs):
         needs("strace")

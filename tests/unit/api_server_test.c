@@ -152,6 +152,24 @@ static void assert_end(int fd)
 	cr_assert_eq(recv(fd, &byte, 1, 0), 0, "no end of file");
 }
 
+/* A loop in which something always waits is stopped in its first turn; by then the answer is there. */
+Test(api_socket, request_that_came_with_its_connection_is_answered_in_the_same_turn)
+{
+	struct error err = { 0 };
+	int fd;
+
+	cr_assert_eq(create_at(path, &err), 0, "%s", err.message);
+	stop_fd = eventfd(1, EFD_CLOEXEC);
+	cr_assert_eq(loop_add(&loop, &stop, stop_fd, EPOLLIN, on_stop, &err), 0);
+	fd = client();
+	send_text(fd, GET_VERSION);
+	loop_run(&loop);
+	cr_assert_eq(fcntl(fd, F_SETFL, O_NONBLOCK), 0);
+	cr_assert_eq(read_answer(fd).status, 200);
+	close(fd);
+	close(stop_fd);
+}
+
 static void assert_serves(void)
 {
 	int fd = client();

@@ -75,7 +75,7 @@ static inline int run(struct disk *disk, struct disk_request *request)
 
 	disk_submit(disk, request);
 	disk_commit(disk);
-	while (!(done = disk_reap(disk))) {
+	while (disk_poll(disk), !(done = disk_reap(disk))) {
 		struct pollfd pollfd = { .fd = disk_completion_fd(disk), .events = POLLIN };
 
 		cr_assert(pollfd.fd >= 0);

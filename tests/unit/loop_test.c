@@ -228,3 +228,109 @@ Test(loop, run_waits_for_timers_as_well_as_for_descriptors)
 	cr_assert_geq(loop_now_ns(&loop) - start_ns, 20000000);
 	loop_destroy(&loop);
 }
+
+/* Handlers that take their time, on the fake clock, and what they make happen meanwhile. */
+struct work {
+	struct loop_source source;
+	struct loop *loop;
+	uint64_t takes_ns;
+	int wakes_fd; /* -1: nothing */
+	unsigned int order;
+};
+
+static unsigned int works_done;
+
+static void work(struct loop_source *source, uint32_t events)
+{
+	struct work *item = container_of(source, struct work, source);
+	int fd = source->fd;
+	eventfd_t count;
+
+	(void)events;
+	eventfd_read(fd, &count);
+	works_done++;
+	if (!item->order)
+		item->order = works_done;
+	fake_now_ns += item->takes_ns;
+	if (item->wakes_fd >= 0)
+		eventfd_write(item->wakes_fd, 1);
+	if (works_done == 4)
+		loop_stop(item->loop, 0);
+}
+
+/* Three devices that are ready, the first of which makes the urgent source ready: when that is
+ * served. */
+static unsigned int place_of_urgent_beside(uint64_t takes_ns)
+{
+	struct work urgent = { .wakes_fd = -1 }, devices[3];
+	int urgent_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), fds[3];
+	struct loop loop;
+
+	cr_assert_eq(loop_init(&loop, NULL), 0);
+	loop.clock_ns = fake_clock;
+	works_done = 0;
+	for (size_t i = 0; i < ARRAY_SIZE(devices); i++) {
+		fds[i] = ready_eventfd();
+		devices[i] = (struct work) { .loop = &loop,
+					     .takes_ns = takes_ns,
+					     .wakes_fd = urgent_fd };
+		cr_assert_eq(loop_add(&loop, &devices[i].source, fds[i], EPOLLIN, work, NULL), 0);
+	}
+	urgent.loop = &loop;
+	cr_assert_eq(loop_add_urgent(&loop, &urgent.source, urgent_fd, EPOLLIN, work, NULL), 0);
+	cr_assert_eq(loop_run(&loop), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(devices); i++)
+		close(fds[i]);
+	close(urgent_fd);
+	loop_destroy(&loop);
+	return urgent.order;
+}
+
+Test(loop, urgent_source_is_served_between_handlers_that_take_long)
+{
+	cr_assert_eq(place_of_urgent_beside(LOOP_URGENT_NS), 2);
+	cr_assert_eq(place_of_urgent_beside(LOOP_URGENT_NS / 2), 3);
+	cr_assert_eq(place_of_urgent_beside(0), 4, "a look after each handler would cost a call");
+}
+
+Test(loop, urgent_source_is_served_first)
+{
+	struct work urgent = { .wakes_fd = -1 }, device = { .wakes_fd = -1 };
+	int urgent_fd = ready_eventfd(), device_fd = ready_eventfd();
+	struct loop loop;
+
+	cr_assert_eq(loop_init(&loop, NULL), 0);
+	works_done = 2;
+	device.loop = urgent.loop = &loop;
+	cr_assert_eq(loop_add(&loop, &device.source, device_fd, EPOLLIN, work, NULL), 0);
+	cr_assert_eq(loop_add_urgent(&loop, &urgent.source, urgent_fd, EPOLLIN, work, NULL), 0);
+	cr_assert_eq(loop_run(&loop), 0);
+	cr_assert_eq(urgent.order, 3);
+	cr_assert_eq(device.order, 4);
+	loop_remove(&loop, &urgent.source);
+	loop_remove(&loop, &device.source);
+	close(urgent_fd);
+	close(device_fd);
+	loop_destroy(&loop);
+}
+
+Test(loop, urgent_source_removed_by_another_of_the_same_batch_is_not_called)
+{
+	struct item a = { 0 }, b = { 0 }, last = { 0 };
+	int fd_a = ready_eventfd(), fd_b = ready_eventfd(), fd_last = ready_eventfd();
+	struct loop loop;
+
+	cr_assert_eq(loop_init(&loop, NULL), 0);
+	a.loop = b.loop = last.loop = &loop;
+	a.other = &b;
+	b.other = &a;
+	cr_assert_eq(loop_add_urgent(&loop, &a.source, fd_a, EPOLLIN, remove_the_other, NULL), 0);
+	cr_assert_eq(loop_add_urgent(&loop, &b.source, fd_b, EPOLLIN, remove_the_other, NULL), 0);
+	cr_assert_eq(loop_add(&loop, &last.source, fd_last, EPOLLIN, count_and_stop, NULL), 0);
+	cr_assert_eq(loop_run(&loop), 42);
+	cr_assert_eq(a.calls + b.calls, 1);
+	close(fd_a);
+	close(fd_b);
+	close(fd_last);
+	loop_destroy(&loop);
+}

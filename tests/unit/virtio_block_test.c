@@ -136,6 +136,40 @@ Test(virtio_block, more_work_than_one_turn_takes_is_done)
 	with_each_engine(does_more_than_it_takes_on);
 }
 
+/* A look at it takes longer than any request should. */
+static uint64_t slow_clock(void)
+{
+	static uint64_t now_ns;
+
+	return now_ns += 400000;
+}
+
+/*
+ * Where requests wait for the host's disk, a turn is over when its time is, however little they
+ * move.
+ */
+Test(virtio_block, requests_that_wait_end_the_turn_by_the_clock)
+{
+	unsigned int count = RING_SIZE / 3;
+	struct fixture f;
+
+	set_up_with(&f, IO_ENGINE_SYNC, CACHE_WRITEBACK, false);
+	driver_start(&f.driver, USUAL, RING_SIZE);
+	f.driver.loop.clock_ns = slow_clock;
+	for (unsigned int n = 0; n < count; n++)
+		put_request(&f, n, VIRTIO_BLK_T_IN, n, DATA + 512 * n, 512);
+	ring_publish(&f.driver.ring);
+	driver_notify(&f.driver);
+	for (unsigned int used = 0; used < count; used = ring_used_index(&f.driver.ring)) {
+		cr_assert(driver_turn(&f.driver, 60000));
+		cr_assert_gt(ring_used_index(&f.driver.ring), used, "each turn does something");
+		cr_assert_leq(ring_used_index(&f.driver.ring), used + 3, "in 1 ms");
+	}
+	for (unsigned int n = 0; n < count; n++)
+		cr_assert_eq(status_of(&f, n), VIRTIO_BLK_S_OK, "request %u", n);
+	tear_down(&f);
+}
+
 /* All descriptors are with the device, and the ring claims one chain more. */
 static void survives_full_ring(struct fixture *f)
 {
