@@ -6,6 +6,7 @@
  * inode less the umask (net/unix/af_unix.c, unix_bind_bsd), so it is set there first; the process's
  * umask is left alone.
  */
+#include <fcntl.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -121,7 +122,7 @@ int api_socket_open(struct api_socket *listener, const char *path, struct error 
 	}
 	result = adopt_file(listener, &address, err);
 	if (result < 0)
-		unlink(path);
+		unlinkat(AT_FDCWD, path, 0);
 	else if (listen(listener->fd, BACKLOG) < 0)
 		result = error_errno(err, "cannot listen on the API socket %s", path);
 	if (result < 0)
@@ -135,7 +136,7 @@ void api_socket_close(struct api_socket *listener)
 
 	if (listener->path && lstat(listener->path, &status) == 0 && S_ISSOCK(status.st_mode) &&
 	    status.st_dev == listener->device && status.st_ino == listener->inode)
-		unlink(listener->path);
+		unlinkat(AT_FDCWD, listener->path, 0);
 	free(listener->path);
 	listener->path = NULL;
 	close_fd(&listener->fd);

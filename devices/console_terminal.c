@@ -6,7 +6,7 @@
  * be no second one anyway. console_terminal_set_raw() writes it, on the main thread, before the
  * flag that makes it count.
  *
- * System calls: ioctl with TIOCGPGRP, TCGETS, TCSETS; getpgrp.
+ * System calls: ioctl with TIOCGPGRP, TCGETS, TCSETS; getpgrp, once, before a guest runs.
  */
 #include <stdatomic.h>
 #include <termios.h>
@@ -16,12 +16,15 @@
 static struct {
 	struct termios found;
 	int fd;
+	pid_t group; /* ours; it does not change after exec (setpgid(2)); 0: not asked for yet */
 	atomic_bool touched;
 } terminal;
 
 bool console_terminal_foreground(int fd)
 {
-	return tcgetpgrp(fd) == getpgrp();
+	if (!terminal.group)
+		terminal.group = getpgrp();
+	return tcgetpgrp(fd) == terminal.group;
 }
 
 int console_terminal_set_raw(int fd)

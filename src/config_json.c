@@ -91,11 +91,7 @@ static void set_syntax_error(const json_error_t *error, struct error *err)
 	error_set(err, EINVAL, "%s at line %d column %d", what, error->line, error->column);
 }
 
-/*
- * Without a seed jansson opens /dev/urandom at the first object, which a jailed process may not.
- * The first call counts, the others do nothing.
- */
-static void seed_hashes(void)
+void config_seed_json(void)
 {
 	uint32_t seed;
 
@@ -108,7 +104,6 @@ json_t *config_parse_json(const char *text, size_t length_bytes, struct error *e
 	json_error_t error;
 	json_t *json;
 
-	seed_hashes();
 	json = json_loadb(text, length_bytes, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
 	if (!json)
 		set_syntax_error(&error, err);

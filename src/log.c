@@ -16,13 +16,39 @@
 #define LINE_BYTES	  1536
 #define THREAD_NAME_BYTES 16 /* prctl(2), PR_GET_NAME */
 
+#define SECONDS_PER_DAY	   86400
+#define DAYS_PER_400_YEARS 146097
+#define DAYS_0000_TO_1970  719468 /* from March 1st of the year 0 */
+
 static const char *const level_names[] = {
 	[LOG_OFF] = "Off",   [LOG_ERROR] = "Error", [LOG_WARN] = "Warn",
 	[LOG_INFO] = "Info", [LOG_DEBUG] = "Debug", [LOG_TRACE] = "Trace",
 };
 
+/* The thread's own, so nobody shares it; filled once. */
+static _Thread_local char thread_name[THREAD_NAME_BYTES];
+
+void log_name_thread(const char *name)
+{
+	prctl(PR_SET_NAME, name);
+	snprintf(thread_name, sizeof(thread_name), "%s", name);
+}
+
+const char *log_thread_name(void)
+{
+	return thread_name;
+}
+
+static const char *ask_thread_name(void)
+{
+	if (!thread_name[0])
+		prctl(PR_GET_NAME, thread_name);
+	return thread_name;
+}
+
 void log_init(struct log *log)
 {
+	ask_thread_name();
 	memset(log, 0, sizeof(*log));
 	log->fd = STDERR_FILENO;
 	log->level = LOG_WARN;
@@ -88,20 +114,45 @@ static size_t append(char *line, size_t used, const char *format, ...)
 	return used + ((size_t)length < room ? (size_t)length : room - 1);
 }
 
+struct date {
+	unsigned int year, month, day;
+};
+
+/*
+ * The date of a day since 1970-01-01, UTC. Not gmtime_r(3): its first call reads the host's time
+ * zone from files, which a filtered thread may not. Years are counted from a March here, so that a
+ * leap day is the last of its year; 400 of them have always the same number of days.
+ */
+static struct date date_of_day(uint32_t days_since_1970)
+{
+	uint32_t days = days_since_1970 + DAYS_0000_TO_1970;
+	uint32_t day_of_era = days % DAYS_PER_400_YEARS;
+	uint32_t year =
+		(day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146096) / 365;
+	uint32_t day_of_year = day_of_era - (365 * year + year / 4 - year / 100);
+	uint32_t month = (5 * day_of_year + 2) / 153; /* since March; five months have 153 days */
+
+	return (struct date) {
+		.year = days / DAYS_PER_400_YEARS * 400 + year + (month >= 10),
+		.month = month < 10 ? month + 3 : month - 9,
+		.day = day_of_year - (153 * month + 2) / 5 + 1,
+	};
+}
+
 static size_t append_head(struct log *log, char *line, enum log_level level, const char *file,
 			  int source_line)
 {
-	char thread[THREAD_NAME_BYTES] = "";
 	struct timespec now;
-	struct tm date;
+	struct date date;
+	unsigned int second;
 	size_t used = 0;
 
 	clock_gettime(CLOCK_REALTIME, &now);
-	gmtime_r(&now.tv_sec, &date);
-	prctl(PR_GET_NAME, thread);
-	used = append(line, used, "%04d-%02d-%02dT%02d:%02d:%02d.%09ld [%s:%s", date.tm_year + 1900,
-		      date.tm_mon + 1, date.tm_mday, date.tm_hour, date.tm_min, date.tm_sec,
-		      now.tv_nsec, log->id, thread);
+	date = date_of_day((uint32_t)(now.tv_sec / SECONDS_PER_DAY));
+	second = (unsigned int)(now.tv_sec % SECONDS_PER_DAY);
+	used = append(line, used, "%04u-%02u-%02uT%02u:%02u:%02u.%09ld [%s:%s", date.year,
+		      date.month, date.day, second / 3600, second / 60 % 60, second % 60,
+		      now.tv_nsec, log->id, ask_thread_name());
 	if (log->show_level)
 		used = append(line, used, ":%s", log_level_name(level));
 	if (log->show_origin)

@@ -54,6 +54,8 @@ int metrics_start_timer(struct metrics *metrics, struct loop *loop, struct vmm *
 		.it_value.tv_sec = METRICS_PERIOD_S,
 	};
 
+	if (metrics->timer_fd >= 0)
+		return 0; /* of a start that was refused */
 	metrics->vmm = vmm;
 	metrics->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	if (metrics->timer_fd < 0 || timerfd_settime(metrics->timer_fd, 0, &period, NULL) < 0)

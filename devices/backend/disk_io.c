@@ -302,7 +302,7 @@ static int64_t call(const struct disk *disk, const struct disk_step *step)
 
 	switch (step->kind) {
 	case STEP_READ:
-		return preadv(disk->fd, step->iov, (int)step->iov_count, offset);
+		return preadv2(disk->fd, step->iov, (int)step->iov_count, offset, 0);
 	case STEP_WRITE:
 		return pwritev2(disk->fd, step->iov, (int)step->iov_count, offset,
 				step->write_flags);
@@ -332,10 +332,20 @@ int64_t disk_do_step(struct disk *disk, const struct disk_step *step)
 	return result < 0 ? -errno : result;
 }
 
+void disk_cancel(struct disk *disk, struct disk_request *request)
+{
+	request->result = -ECANCELED;
+	disk_finish(disk, request);
+}
+
 void disk_run_plainly(struct disk *disk, struct disk_request *request)
 {
 	struct disk_step step;
 
+	if (disk->abandoning) {
+		disk_cancel(disk, request);
+		return;
+	}
 	do {
 		disk_next_step(disk, request, &step);
 	} while (!disk_finish_step(disk, request, disk_do_step(disk, &step)));

@@ -111,7 +111,14 @@ struct disk_request *disk_take_aside(struct disk *disk);
 /* Does one step by system calls, here and now. Returns what disk_finish_step() takes. */
 int64_t disk_do_step(struct disk *disk, const struct disk_step *step);
 
-/* All that is left of a request, by system calls, here and now. */
+/*
+ * Ends a request that nothing of is under way. So a disk is abandoned without a system call but the
+ * waiting for what the ring has: it may happen on a vCPU's thread, which is allowed no others.
+ */
+void disk_cancel(struct disk *disk, struct disk_request *request);
+
+/* All that is left of a request, by system calls, here and now; of one that is abandoned, nothing.
+ */
 void disk_run_plainly(struct disk *disk, struct disk_request *request);
 
 #endif

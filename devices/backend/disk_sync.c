@@ -46,7 +46,9 @@ static void collect(struct disk *disk, bool wait)
 	struct disk_request *request = disk_take_aside(disk);
 
 	(void)wait;
-	if (request)
+	if (request && disk->abandoning)
+		disk_cancel(disk, request);
+	else if (request)
 		submit(disk, request);
 	commit(disk);
 }

@@ -232,7 +232,9 @@ static void collect(struct disk *disk, bool wait)
 
 	if (wait && !aside && io_uring_wait_cqe(ring, &cqe) < 0)
 		return;
-	if (aside)
+	if (aside && disk->abandoning)
+		disk_cancel(disk, aside);
+	else if (aside)
 		do_one_step(disk, aside);
 	while (io_uring_peek_cqe(ring, &cqe) == 0) {
 		struct disk_request *request = io_uring_cqe_get_data(cqe);

@@ -20,6 +20,12 @@
 #define TUN_F_USO6 0x40
 #endif
 
+/*
+ * preadv2(2): where the descriptor stands, as readv(2) does. The disks need these two calls, and
+ * what is filtered should be little.
+ */
+#define AT_POSITION (-1)
+
 #define TUN_PATH  "/dev/net/tun"
 #define TAP_FLAGS (IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)
 
@@ -28,14 +34,14 @@ _Static_assert(CONFIG_MAX_DEVICE_NAME_BYTES == IFNAMSIZ - 1, "what ioctl(2) take
 
 static ssize_t read_frame(struct tap *tap, const struct iovec *iov, unsigned int iov_count)
 {
-	ssize_t length = readv(tap->fd, iov, (int)iov_count);
+	ssize_t length = preadv2(tap->fd, iov, (int)iov_count, AT_POSITION, 0);
 
 	return length < 0 ? -errno : length;
 }
 
 static ssize_t write_frame(struct tap *tap, const struct iovec *iov, unsigned int iov_count)
 {
-	ssize_t length = writev(tap->fd, iov, (int)iov_count);
+	ssize_t length = pwritev2(tap->fd, iov, (int)iov_count, AT_POSITION, 0);
 
 	return length < 0 ? -errno : length;
 }

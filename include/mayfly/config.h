@@ -182,11 +182,11 @@ struct config_field {
 	bool nullable; /* null means the field is absent (in a PATCH that holds for every field) */
 	bool deprecated; /* answers to requests that use it carry "Deprecation: true" */
 	size_t offset;
-	uint64_t min, max;	   /* CONFIG_UINT */
-	const char *const *names;  /* CONFIG_ENUM: NULL-terminated, the enum's values in order;
-				      CONFIG_STRING: the spellings that a config_*_check() takes, or
-				      NULL for any */
-	const char *refusal;	   /* CONFIG_REFUSED */
+	uint64_t min, max;	  /* CONFIG_UINT */
+	const char *const *names; /* CONFIG_ENUM: NULL-terminated, the enum's values in order;
+				     CONFIG_STRING: the spellings that a config_*_check() takes, or
+				     NULL for any */
+	const char *refusal;	  /* CONFIG_REFUSED */
 	/* CONFIG_OBJECT: its table, and where the bool is that says whether it is there. */
 	const struct config_object *object;
 	size_t present_offset;
@@ -225,6 +225,13 @@ extern const struct config_object config_action_object;
 extern const struct config_object config_vm_state_object;
 
 /*
+ * Seeds the hashes of JSON objects, so that a client cannot choose keys which collide. Once, before
+ * the first object: left to itself jansson opens /dev/urandom then, which a jailed or filtered
+ * process may not. The first call counts.
+ */
+void config_seed_json(void);
+
+/*
  * Parses JSON text: UTF-8, one value, no duplicate keys, bounded depth. Returns the value (owned by
  * the caller, json_decref) or NULL; the message holds line and column.
  */
@@ -234,9 +241,9 @@ json_t *config_parse_json(const char *text, size_t length_bytes, struct error *e
  * Fills `out` (of object->size_bytes, holding defaults) from a JSON object. Unknown, missing,
  * mistyped and out-of-range fields are refused by name, and with the path of the object that they
  * are in ("rate_limiter.ops: "). With `partial` (PATCH) no field is required, but for those of
- * objects within. On failure `out` is as before. -EINVAL: the JSON has not the object's form; -ERANGE: a
- * value outside its range; -ENOTSUP: a field that is known but refused. The messages of the last
- * two are whole sentences.
+ * objects within. On failure `out` is as before. -EINVAL: the JSON has not the object's form;
+ * -ERANGE: a value outside its range; -ENOTSUP: a field that is known but refused. The messages of
+ * the last two are whole sentences.
  */
 int config_parse_object(const struct config_object *object, const json_t *json, bool partial,
 			void *out, struct error *err);

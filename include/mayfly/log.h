@@ -74,6 +74,17 @@ static inline bool log_wants(const struct log *log, enum log_level level)
 #define log_debug(log, ...) log_at(log, LOG_DEBUG, __VA_ARGS__)
 
 /*
+ * Names the calling thread, for the host's tools and for the log: up to 15 bytes. A line then needs
+ * no system call to know it, which a filtered thread may not have. A thread that was never named is
+ * asked for its name once, by its first line.
+ */
+void log_name_thread(const char *name);
+
+/* The calling thread's name as the log knows it; safe in a signal's handler of a thread that was
+ * named or has logged. */
+const char *log_thread_name(void);
+
+/*
  * For what a guest can provoke at will: at most LOG_LIMIT_BURST lines in LOG_LIMIT_PERIOD_MS
  * through one limit; the first line after a silence says how many were left out. One limit per
  * place and device, zero-initialised; the caller serialises its use (a device uses it under its own

@@ -131,7 +131,9 @@ Test(signals, stack_overflow_is_reported_from_the_alternate_stack)
 
 static void *overflow_in_thread(void *unused)
 {
-	pty_child_check(signals_enter_thread(NULL) == 0);
+	struct signals_stack stack;
+
+	pty_child_check(signals_enter_thread(&stack, NULL) == 0);
 	overflow_stack();
 	return unused;
 }
@@ -149,26 +151,42 @@ Test(signals, stack_overflow_of_another_thread_too)
 	assert_exit_code(overflow_other_stack, "SIGSEGV", 150);
 }
 
-static void *enter_and_leave(void *unused)
+static void *enter(void *argument)
 {
+	struct signals_stack *kept = argument;
 	stack_t stack;
 
-	signals_leave_thread();
-	cr_assert_eq(signals_enter_thread(NULL), 0);
+	cr_assert_eq(signals_enter_thread(kept, NULL), 0);
 	cr_assert_eq(sigaltstack(NULL, &stack), 0);
 	cr_assert_not(stack.ss_flags & SS_DISABLE);
-	signals_leave_thread();
-	cr_assert_eq(sigaltstack(NULL, &stack), 0);
-	cr_assert(stack.ss_flags & SS_DISABLE);
-	return unused;
+	cr_assert_eq(stack.ss_sp, kept->base);
+	cr_assert_eq(stack.ss_size, kept->bytes);
+	return NULL;
+}
+
+/* Whether the page is mapped: mincore(2). */
+static bool is_mapped(void *page)
+{
+	unsigned char resident;
+
+	return mincore(page, 1, &resident) == 0;
 }
 
 Test(signals, thread_leaves_no_stack_behind)
 {
+	struct signals_stack stack = { 0 };
 	pthread_t thread;
+	void *base;
 
-	cr_assert_eq(pthread_create(&thread, NULL, enter_and_leave, NULL), 0);
-	pthread_join(thread, NULL);
+	signals_free_stack(&stack);
+	cr_assert_eq(pthread_create(&thread, NULL, enter, &stack), 0);
+	cr_assert_eq(pthread_join(thread, NULL), 0);
+	base = stack.base;
+	cr_assert(is_mapped(base));
+	signals_free_stack(&stack);
+	cr_assert_not(is_mapped(base));
+	cr_assert_null(stack.base);
+	signals_free_stack(&stack);
 }
 
 static void touch_cut_file(void)
@@ -206,11 +224,11 @@ static void make_forbidden_call(void)
 
 Test(signals, forbidden_system_call_exits_148_and_its_number_is_logged)
 {
-	char log[512] = "", number[32];
+	char log[512] = "", number[48];
 	int fd;
 
 	assert_exit_code(make_forbidden_call, "SIGSYS", 148);
-	snprintf(number, sizeof(number), "number %d\n", SYS_getppid);
+	snprintf(number, sizeof(number), "number %d (getppid), thread ", SYS_getppid);
 	fd = open(log_path, O_RDONLY | O_CLOEXEC);
 	cr_assert_gt(read(fd, log, sizeof(log) - 1), 0);
 	close(fd);
@@ -310,12 +328,17 @@ static void be_killed_in_the_background(void *unused)
 	(void)unused;
 	monitor = fork();
 	if (monitor == 0) {
+		/* A job of its own, in the foreground, as a shell would have it. */
+		signal(SIGTTOU, SIG_IGN);
+		pty_child_check(setpgid(0, 0) == 0);
+		pty_child_check(tcsetpgrp(STDIN_FILENO, getpid()) == 0);
+		signal(SIGTTOU, SIG_DFL);
 		pty_child_check(rig_init(&rig));
 		pty_child_check(signals_install(NULL, NULL) == 0);
 		rig.options.input_fd = STDIN_FILENO;
 		pty_child_check(rig_open(&rig, NULL) == 0);
-		setpgid(0,
-			0); /* the foreground stays with the shell, which sets the modes it likes */
+		/* The foreground goes back to the shell, which sets the modes it likes. */
+		pty_child_check(tcsetpgrp(STDIN_FILENO, getppid()) == 0);
 		close(STDERR_FILENO);
 		raise(SIGSEGV);
 	}
