@@ -133,6 +133,7 @@ static int create_vm(struct machine *machine, const struct vm_config *config, st
 		.log = machine->request.log,
 		.start_time_us = machine->request.options->start_time_us,
 		.startup_trace = machine->request.options->startup_trace,
+		.filters = machine->request.options->filters,
 	};
 	int result = vm_open(&machine->vm, machine->request.log, err);
 

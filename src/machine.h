@@ -22,8 +22,8 @@ struct machine_request {
 	void *context;
 };
 
-/* Loads the kernel, makes the VM and its devices, and lets the guest run. After a failure nothing
- * is left. */
+/* Loads the kernel, makes the VM, its devices and its vCPUs' threads: paused, machine_resume() lets the
+ * guest run. After a failure nothing is left. */
 int machine_create(struct machine **machine, const struct machine_request *request,
 		   struct error *err);
 

@@ -11,6 +11,7 @@
 #include <stdio.h>
 
 #include "mayfly/api.h"
+#include "mayfly/filters.h"
 #include "mayfly/signals.h"
 #include "mayfly/vmm.h"
 #include "options.h"
@@ -20,6 +21,7 @@ struct process {
 	struct log log;
 	struct loop loop;
 	struct signals signals;
+	struct filters filters;
 	struct vmm *vmm;
 	struct api_server *api;
 	struct startup_trace *trace; /* NULL: nobody wants it */
@@ -87,6 +89,15 @@ static int configured_start(struct process *process, struct options *options, st
 	return result;
 }
 
+static int choose_filters(struct process *process, const struct options *options, struct error *err)
+{
+	if (options->seccomp_filter)
+		return filters_load(&process->filters, options->seccomp_filter, err);
+	if (!options->no_seccomp && filters_are_default())
+		filters_use_built_in(&process->filters);
+	return 0;
+}
+
 static int set_up(struct process *process, struct options *options, struct error *err)
 {
 	struct vmm_options vmm_options = {
@@ -95,6 +106,7 @@ static int set_up(struct process *process, struct options *options, struct error
 		.serial_escape = options->command == OPTIONS_RUN,
 		.boot_timer = options->boot_timer,
 		.start_time_us = options->start_time_us,
+		.filters = &process->filters,
 		.startup_trace = process->trace,
 	};
 	struct metrics_config metrics = { .metrics_path = (char *)options->metrics_path };
@@ -102,7 +114,9 @@ static int set_up(struct process *process, struct options *options, struct error
 
 	if (process->trace && startup_trace_open(process->trace, options->startup_trace, err) < 0)
 		return -err->code;
-	result = signals_install(&process->log, err);
+	result = choose_filters(process, options, err);
+	if (result == 0)
+		result = signals_install(&process->log, err);
 	if (result == 0)
 		result = loop_init(&process->loop, err);
 	if (result == 0)
@@ -134,6 +148,7 @@ static void tear_down(struct process *process)
 	api_server_destroy(process->api);
 	signals_remove_from_loop(&process->signals, &process->loop);
 	loop_destroy(&process->loop);
+	filters_clear(&process->filters);
 	startup_mark(process->trace, STARTUP_TORN_DOWN);
 	log_close(&process->log);
 }

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "mayfly/filters.h"
 #include "options_private.h"
 
 enum {
@@ -15,7 +16,6 @@ enum {
 	OPT_BOOT_TIMER,
 	OPT_STARTUP_TRACE,
 	OPT_PAYLOAD,
-	OPT_NO_SECCOMP,
 	OPT_START_TIME_US,
 	OPT_IGNORED_NUMBER,
 	OPT_NOT_YET,
@@ -30,13 +30,11 @@ static const struct option long_options[] = {
 	{ "boot-timer", no_argument, NULL, OPT_BOOT_TIMER },
 	{ "startup-trace", required_argument, NULL, OPT_STARTUP_TRACE },
 	{ "http-api-max-payload-size", required_argument, NULL, OPT_PAYLOAD },
-	{ "no-seccomp", no_argument, NULL, OPT_NO_SECCOMP },
 	{ "start-time-us", required_argument, NULL, OPT_START_TIME_US },
 	{ "start-time-cpu-us", required_argument, NULL, OPT_IGNORED_NUMBER },
 	{ "parent-cpu-time-us", required_argument, NULL, OPT_IGNORED_NUMBER },
 	{ "metadata", required_argument, NULL, OPT_NOT_YET },
 	{ "mmds-size-limit", required_argument, NULL, OPT_NOT_YET },
-	{ "seccomp-filter", required_argument, NULL, OPT_NOT_YET },
 	{ "snapshot-version", no_argument, NULL, OPT_NOT_YET },
 	{ "describe-snapshot", required_argument, NULL, OPT_NOT_YET },
 	{ 0 },
@@ -70,11 +68,19 @@ void options_print_help(void)
 	      "  --metrics-path PATH  file or FIFO of the metrics\n"
 	      "  --startup-trace PATH file that gets, at the end, the time of each stage of start and end\n"
 	      "\n"
+	      "System calls:\n"
+	      "  --seccomp-filter PATH\n"
+	      "                       filters in the place of the built-in ones; mayfly-seccomp makes such files\n"
+	      "  --no-seccomp         no filters: any system call is allowed\n",
+	      stdout);
+	if (!filters_are_default())
+		fputs("                       (this build, with sanitizers or for coverage, has none to begin with)\n",
+		      stdout);
+	fputs("\n"
 	      "Of the one who starts Mayfly:\n"
 	      "  --start-time-us N    CLOCK_MONOTONIC microseconds at which the start was asked for\n"
 	      "  --start-time-cpu-us N, --parent-cpu-time-us N\n"
 	      "                       taken and not used\n"
-	      "  --no-seccomp         taken; this version installs no filter\n"
 	      "\n"
 	      "  --help, --version\n"
 	      "\n"
@@ -87,6 +93,12 @@ bool options_take_common(struct options *options, int code, const char *argument
 	switch (code) {
 	case OPTIONS_ID:
 		options->id = argument;
+		return true;
+	case OPTIONS_SECCOMP_FILTER:
+		options->seccomp_filter = argument;
+		return true;
+	case OPTIONS_NO_SECCOMP:
+		options->no_seccomp = true;
 		return true;
 	case OPTIONS_LOG_PATH:
 		options->logger.log_path = (char *)argument;
@@ -116,6 +128,10 @@ int options_check_common(const struct options *options, struct error *err)
 		return error_prefix(err, "--id");
 	if (config_logger_check(&options->logger, err) < 0)
 		return error_prefix(err, "--level");
+	if (options->seccomp_filter && options->no_seccomp)
+		return error_set(
+			err, EINVAL,
+			"--no-seccomp and --seccomp-filter contradict each other: leave one out.");
 	return 0;
 }
 
@@ -169,8 +185,6 @@ static int parse_monitor(struct options *options, int argc, char **argv, struct 
 		case OPT_IGNORED_NUMBER:
 			snprintf(name, sizeof(name), "--%s", long_options[index].name);
 			result = arguments_number(name, optarg, 0, UINT64_MAX, &ignored, err);
-			break;
-		case OPT_NO_SECCOMP:
 			break;
 		case OPT_NOT_YET:
 			return error_set(

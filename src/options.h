@@ -30,6 +30,8 @@ struct options {
 	bool has_logger;
 	const char *metrics_path;
 	const char *startup_trace;
+	const char *seccomp_filter; /* NULL: those that are built in */
+	bool no_seccomp;
 	bool boot_timer;
 	uint64_t max_payload_bytes;
 	uint64_t start_time_us;

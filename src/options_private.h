@@ -13,19 +13,23 @@ enum {
 	OPTIONS_MODULE,
 	OPTIONS_SHOW_LEVEL,
 	OPTIONS_SHOW_ORIGIN,
+	OPTIONS_SECCOMP_FILTER,
+	OPTIONS_NO_SECCOMP,
 	OPTIONS_FIRST_PRIVATE,
 };
 
-#define OPTIONS_COMMON                                                         \
-	{ "id", required_argument, NULL, OPTIONS_ID },                         \
-		{ "log-path", required_argument, NULL, OPTIONS_LOG_PATH },     \
-		{ "level", required_argument, NULL, OPTIONS_LEVEL },           \
-		{ "module", required_argument, NULL, OPTIONS_MODULE },         \
-		{ "show-level", no_argument, NULL, OPTIONS_SHOW_LEVEL },       \
-		{ "show-log-origin", no_argument, NULL, OPTIONS_SHOW_ORIGIN }, \
-		{ "help", no_argument, NULL, 'h' },                            \
-	{                                                                      \
-		"version", no_argument, NULL, 'V'                              \
+#define OPTIONS_COMMON                                                                 \
+	{ "id", required_argument, NULL, OPTIONS_ID },                                 \
+		{ "log-path", required_argument, NULL, OPTIONS_LOG_PATH },             \
+		{ "level", required_argument, NULL, OPTIONS_LEVEL },                   \
+		{ "module", required_argument, NULL, OPTIONS_MODULE },                 \
+		{ "show-level", no_argument, NULL, OPTIONS_SHOW_LEVEL },               \
+		{ "show-log-origin", no_argument, NULL, OPTIONS_SHOW_ORIGIN },         \
+		{ "seccomp-filter", required_argument, NULL, OPTIONS_SECCOMP_FILTER }, \
+		{ "no-seccomp", no_argument, NULL, OPTIONS_NO_SECCOMP },               \
+		{ "help", no_argument, NULL, 'h' },                                    \
+	{                                                                              \
+		"version", no_argument, NULL, 'V'                                      \
 	}
 
 /* True when `code` was one of OPTIONS_COMMON (but help and version) and is stored. */

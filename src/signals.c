@@ -8,19 +8,27 @@
  * the process's, as handlers are, and the one reason for a mutable global here; console.c has the
  * other.
  *
- * System calls of a handler, for a filter that covers the threads it may run on: ioctl (TIOCGPGRP,
- * TCSETS), getpgrp, unlink, write, exit_group; for SIGABRT and SIGFPE also rt_sigaction, gettid,
- * getpid, tgkill, rt_sigreturn.
+ * System calls of a handler, which the filter of each thread allows (jail/filters/mayfly.filter):
+ * ioctl (TIOCGPGRP, TCGETS, TCSETS), unlinkat, write, exit_group; for SIGABRT and SIGFPE also
+ * tgkill and rt_sigreturn.
  */
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/signalfd.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 
 #include "mayfly/console.h"
+#include "mayfly/filters.h"
 #include "mayfly/signals.h"
 #include "mayfly/vmm.h"
+
+/* SIGSYS by a filter: asm-generic/siginfo.h of the kernel. */
+#ifndef SYS_SECCOMP
+#define SYS_SECCOMP 1
+#endif
 
 /* A signal frame holds the whole vector state: 11 KiB with AVX-512 and AMX. */
 #define ALTERNATE_STACK_BYTES 65536
@@ -29,6 +37,8 @@
 
 static struct {
 	const struct log *log;
+	pid_t process_id;
+	struct signals_stack stack; /* the main thread's */
 	char socket_path[sizeof(((struct sockaddr_un *)0)->sun_path)];
 } crash;
 
@@ -95,10 +105,13 @@ static void write_crash_line(const struct fatal_signal *fatal, const siginfo_t *
 	line_text(&line, fatal->name);
 	line_text(&line, ": ");
 	line_text(&line, fatal->meaning);
-	/* Numbers of x86-64, as ausyscall(8) and the kernel's table name them. */
-	if (fatal->number == SIGSYS) {
+	if (fatal->number == SIGSYS && info->si_code == SYS_SECCOMP) {
 		line_text(&line, ", number ");
 		line_number(&line, (unsigned int)info->si_syscall);
+		line_text(&line, " (");
+		line_text(&line, filters_call_name((unsigned int)info->si_syscall));
+		line_text(&line, "), thread ");
+		line_text(&line, log_thread_name());
 	}
 	if (info->si_code == SI_USER) {
 		line_text(&line, ", sent by process ");
@@ -112,17 +125,16 @@ static void write_crash_line(const struct fatal_signal *fatal, const siginfo_t *
 static void handle_crash(int number, siginfo_t *info, void *context)
 {
 	const struct fatal_signal *fatal = find_fatal(number);
-	struct sigaction action = { .sa_handler = SIG_DFL };
 
 	console_restore();
 	if (crash.socket_path[0])
-		unlink(crash.socket_path);
+		unlinkat(AT_FDCWD, crash.socket_path, 0);
 	write_crash_line(fatal, info);
 	if (fatal->exit_code)
 		_exit(fatal->exit_code);
-	/* Pending until this handler returns, and then the end. */
-	sigaction(number, &action, NULL);
-	raise(number);
+	/* The default action is back (SA_RESETHAND): the end, at the latest when this handler
+	 * returns. Whichever thread this is, the main thread's end is the process's. */
+	syscall(SYS_tgkill, crash.process_id, crash.process_id, number);
 }
 
 _Noreturn void signals_end_process(int exit_code)
@@ -142,13 +154,14 @@ static bool is_ignored(int number)
 
 int signals_install(const struct log *log, struct error *err)
 {
-	struct sigaction action = { .sa_sigaction = handle_crash,
-				    .sa_flags = SA_SIGINFO | SA_ONSTACK };
+	struct sigaction action = { .sa_sigaction = handle_crash };
 	struct sigaction ignore = { .sa_handler = SIG_IGN };
 	int ret;
 
 	crash.log = log;
-	ret = signals_enter_thread(err);
+	crash.process_id = getpid();
+	/* The main thread's stays to the end. */
+	ret = signals_enter_thread(&crash.stack, err);
 	if (ret < 0)
 		return ret;
 	/* All of them, so that a second signal waits: the first one ends the process. */
@@ -159,6 +172,9 @@ int signals_install(const struct log *log, struct error *err)
 
 		if (number == SIGHUP && is_ignored(number))
 			continue;
+		action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+		if (!fatal_signals[i].exit_code)
+			action.sa_flags |= (int)SA_RESETHAND;
 		if (sigaction(number, &action, NULL) < 0)
 			return error_errno(err, "cannot handle %s", fatal_signals[i].name);
 	}
@@ -167,32 +183,30 @@ int signals_install(const struct log *log, struct error *err)
 	return 0;
 }
 
-int signals_enter_thread(struct error *err)
+int signals_enter_thread(struct signals_stack *stack, struct error *err)
 {
-	stack_t stack = { .ss_size = ALTERNATE_STACK_BYTES };
+	stack_t alternate = { .ss_size = ALTERNATE_STACK_BYTES };
 
-	stack.ss_sp = mmap(NULL, ALTERNATE_STACK_BYTES, PROT_READ | PROT_WRITE,
-			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-	if (stack.ss_sp == MAP_FAILED)
+	*stack = (struct signals_stack) { 0 };
+	alternate.ss_sp = mmap(NULL, ALTERNATE_STACK_BYTES, PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+	if (alternate.ss_sp == MAP_FAILED)
 		return error_errno(err, "cannot map a stack for signal handlers");
-	if (sigaltstack(&stack, NULL) < 0) {
+	if (sigaltstack(&alternate, NULL) < 0) {
 		int ret = error_errno(err, "cannot set the stack of signal handlers");
 
-		munmap(stack.ss_sp, ALTERNATE_STACK_BYTES);
+		munmap(alternate.ss_sp, ALTERNATE_STACK_BYTES);
 		return ret;
 	}
+	*stack = (struct signals_stack) { alternate.ss_sp, alternate.ss_size };
 	return 0;
 }
 
-void signals_leave_thread(void)
+void signals_free_stack(struct signals_stack *stack)
 {
-	stack_t none = { .ss_flags = SS_DISABLE };
-	stack_t old;
-
-	if (sigaltstack(NULL, &old) < 0 || (old.ss_flags & SS_DISABLE))
-		return;
-	if (sigaltstack(&none, NULL) == 0)
-		munmap(old.ss_sp, old.ss_size);
+	if (stack->base)
+		munmap(stack->base, stack->bytes);
+	*stack = (struct signals_stack) { 0 };
 }
 
 void signals_set_socket_path(const char *path)

@@ -13,10 +13,10 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <time.h>
 
-#include "mayfly/signals.h"
+#include "mayfly/filters.h"
 #include "startup_trace.h"
 #include "vcpu_private.h"
 
@@ -179,11 +179,19 @@ static void *vcpu_thread(void *argument)
 	char name[16];
 
 	snprintf(name, sizeof(name), "vcpu%u", vcpu->index);
-	prctl(PR_SET_NAME, name);
+	log_name_thread(name);
+	atomic_store(&vcpu->thread_id, gettid());
 	/* Without it an overflow of this small stack ends the process unreported, the terminal raw.
 	 */
-	if (signals_enter_thread(&err) < 0)
+	if (signals_enter_thread(&vcpu->signal_stack, &err) < 0)
 		log_warn(group->log, "vCPU %u: %s", vcpu->index, err.message);
+	if (filters_enter(group->filters, FILTERS_VCPU, &err) < 0) {
+		log_error(group->log, "vCPU %u: %s", vcpu->index, err.message);
+		end_group(group, VCPUS_FAILED);
+		return NULL;
+	}
+	if (!wait_to_run(vcpu))
+		return NULL;
 	if (vcpu->index == 0 && group->start_time_us)
 		log_info(
 			group->log,
@@ -215,7 +223,6 @@ static void *vcpu_thread(void *argument)
 				  errno);
 		fail(vcpu, VCPUS_FAILED);
 	}
-	signals_leave_thread();
 	return NULL;
 }
 
@@ -236,6 +243,8 @@ int vcpus_create(struct vcpus **out, const struct vcpus_config *config, struct e
 	group->vm = config->vm;
 	group->log = config->log;
 	group->start_time_us = config->start_time_us;
+	group->filters = config->filters;
+	group->process_id = getpid();
 	pthread_mutex_init(&group->lock, NULL);
 	pthread_cond_init(&group->changed, NULL);
 	for (unsigned int i = 0; i < LAYOUT_MAX_VCPUS; i++)
@@ -289,6 +298,7 @@ int vcpus_start(struct vcpus *vcpus, struct error *err)
 	pthread_attr_t attributes;
 	int result = 0;
 
+	vcpus->paused = true;
 	sigaction(KICK_SIGNAL, &action, NULL);
 	/* All signals but the kick, and faults, are for the main thread. */
 	sigfillset(&blocked);
@@ -314,14 +324,16 @@ static void kick_all(struct vcpus *vcpus)
 {
 	for (unsigned int i = 0; i < vcpus->count; i++) {
 		struct vcpu *vcpu = &vcpus->vcpus[i];
+		pid_t thread_id = atomic_load(&vcpu->thread_id);
 
-		if (!vcpu->thread_started)
+		/* One that has not begun looks at what is wanted before it enters the guest. */
+		if (!thread_id)
 			continue;
 		vcpu->run->immediate_exit = 1;
 		/* The flag before the signal: a thread that takes the signal outside KVM_RUN must
 		 * find it set. */
 		atomic_thread_fence(memory_order_seq_cst);
-		pthread_kill(vcpu->thread, KICK_SIGNAL);
+		syscall(SYS_tgkill, vcpus->process_id, thread_id, KICK_SIGNAL);
 	}
 }
 
@@ -363,8 +375,10 @@ static void stop_threads(struct vcpus *vcpus)
 	pthread_cond_broadcast(&vcpus->changed);
 	pthread_mutex_unlock(&vcpus->lock);
 	for (unsigned int i = 0; i < vcpus->count; i++) {
-		if (vcpus->vcpus[i].thread_started)
-			pthread_join(vcpus->vcpus[i].thread, NULL);
+		if (!vcpus->vcpus[i].thread_started)
+			continue;
+		pthread_join(vcpus->vcpus[i].thread, NULL);
+		signals_free_stack(&vcpus->vcpus[i].signal_stack);
 	}
 }
 

@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 
 #include "mayfly/cpuid.h"
+#include "mayfly/signals.h"
 #include "mayfly/vcpu.h"
 
 struct vcpu {
@@ -16,6 +17,8 @@ struct vcpu {
 	struct vcpus *group;
 	pthread_t thread;
 	bool thread_started;
+	_Atomic pid_t thread_id; /* 0: it has not begun */
+	struct signals_stack signal_stack;
 	struct startup_trace *trace; /* of vCPU 0, where somebody wants it; else NULL */
 };
 
@@ -27,6 +30,8 @@ struct vcpus {
 	int exit_fd;
 	_Atomic int exit_reason;
 	uint64_t start_time_us;
+	const struct filters *filters;
+	pid_t process_id;
 
 	/* Guards what follows: who should run and who stands still. */
 	pthread_mutex_t lock;

@@ -15,6 +15,7 @@
 #include "metrics.h"
 #include "mayfly/boot.h"
 #include "mayfly/disk.h"
+#include "mayfly/filters.h"
 #include "mayfly/tap.h"
 
 #define DEFAULT_ID "anonymous-instance"
@@ -63,6 +64,7 @@ int vmm_create(struct vmm **out, struct loop *loop, struct log *log,
 		free(vmm);
 		return result;
 	}
+	config_seed_json();
 	config_machine_defaults(&vmm->config.machine);
 	metrics_init(&vmm->metrics);
 	*out = vmm;
@@ -500,6 +502,15 @@ static void on_end(void *context, int exit_code)
 	loop_stop(vmm->loop, exit_code);
 }
 
+/* That nobody takes a guest's metrics must not keep it from running. */
+static void start_metrics(struct vmm *vmm)
+{
+	struct error err = { 0 };
+
+	if (vmm->metrics.fd >= 0 && metrics_start_timer(&vmm->metrics, vmm->loop, vmm, &err) < 0)
+		log_error(vmm->log, "metrics: %s", err.message);
+}
+
 int vmm_start(struct vmm *vmm, struct error *err)
 {
 	struct machine_request request = {
@@ -519,6 +530,15 @@ int vmm_start(struct vmm *vmm, struct error *err)
 	result = machine_create(&vmm->machine, &request, err);
 	if (result < 0)
 		return result;
+	start_metrics(vmm);
+	/* From here on this thread makes no call but those that a running guest needs. */
+	result = filters_enter(vmm->options.filters, FILTERS_VMM, err);
+	if (result < 0) {
+		machine_destroy(vmm->machine);
+		vmm->machine = NULL;
+		return result;
+	}
+	machine_resume(vmm->machine);
 	vmm->state = VMM_RUNNING;
 	log_info(
 		vmm->log,
@@ -529,9 +549,7 @@ int vmm_start(struct vmm *vmm, struct error *err)
 	if (vmm->metrics.fd >= 0) {
 		struct error metrics_err = { 0 };
 
-		/* The guest runs; that nobody takes its metrics must not end it. */
-		if (metrics_start_timer(&vmm->metrics, vmm->loop, vmm, &metrics_err) < 0 ||
-		    vmm_flush_metrics(vmm, &metrics_err) < 0)
+		if (vmm_flush_metrics(vmm, &metrics_err) < 0)
 			log_error(vmm->log, "metrics: %s", metrics_err.message);
 	}
 	return 0;

@@ -22,10 +22,18 @@
  */
 int signals_install(const struct log *log, struct error *err);
 
-/* An alternate stack for the calling thread, so that a stack overflow is reported too; and back.
- * For vCPU threads. */
-int signals_enter_thread(struct error *err);
-void signals_leave_thread(void);
+/* A stack for a thread's signal handlers. All zeros: none. */
+struct signals_stack {
+	void *base;
+	size_t bytes;
+};
+
+/* An alternate stack for the calling thread, so that a stack overflow is reported too. For vCPU
+ * threads. */
+int signals_enter_thread(struct signals_stack *stack, struct error *err);
+
+/* When the thread has ended; by whoever waited for it, since the thread itself may be filtered. */
+void signals_free_stack(struct signals_stack *stack);
 
 /* The socket that a crash must unlink, copied; NULL: none. At most 107 bytes as in sockaddr_un.
  * Main thread. */

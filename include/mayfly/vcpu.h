@@ -21,6 +21,7 @@ enum vcpus_exit {
 
 struct vcpus;
 struct startup_trace;
+struct filters;
 
 struct vcpus_config {
 	unsigned int count;
@@ -30,6 +31,7 @@ struct vcpus_config {
 	struct log *log;	      /* borrowed */
 	uint64_t start_time_us; /* CLOCK_MONOTONIC when the machine was asked for; 0: unknown */
 	struct startup_trace *startup_trace; /* borrowed; NULL: nobody wants it */
+	const struct filters *filters;	     /* of system calls; borrowed; NULL: none */
 };
 
 /* Makes the vCPUs with their CPUID, MSRs and local APICs. */
@@ -38,7 +40,12 @@ int vcpus_create(struct vcpus **vcpus, const struct vcpus_config *config, struct
 /* Puts the boot vCPU where the kernel starts. */
 int vcpus_set_entry(struct vcpus *vcpus, const struct boot_entry *entry, struct error *err);
 
-/* Starts the threads; the guest runs. After a failure some may: vcpus_destroy() ends them. */
+/*
+ * Starts the threads, each with its system-call filter. They are paused: the guest's first
+ * instruction waits for vcpus_resume(). After a failure some may be there: vcpus_destroy() ends
+ * them. A thread that cannot be filtered ends the group as VCPUS_FAILED, and never enters the
+ * guest.
+ */
 int vcpus_start(struct vcpus *vcpus, struct error *err);
 
 /* Returns when no vCPU is in the guest and no access of theirs is half done. Twice does no harm. */

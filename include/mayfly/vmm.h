@@ -39,6 +39,7 @@ enum vmm_exit {
 
 struct vmm;
 struct startup_trace;
+struct filters;
 
 struct vmm_options {
 	const char *id;	    /* of the instance; shown by GET / and in the log */
@@ -47,6 +48,7 @@ struct vmm_options {
 	bool boot_timer;
 	uint64_t start_time_us; /* CLOCK_MONOTONIC at which the process was asked for; 0: unknown */
 	struct startup_trace *startup_trace; /* borrowed; NULL: nobody wants it */
+	const struct filters *filters;	     /* of system calls; borrowed; NULL: none */
 };
 
 /* Makes the microVM's frame: nothing of KVM is touched. Borrows `loop` and `log`, which outlive it.

@@ -29,7 +29,7 @@ class TestHelp:
         assert result.returncode == 0 and result.stderr == ""
         for option in ("--api-sock", "--id", "--config-file", "--no-api", "--log-path", "--level", "--module",
                        "--show-level", "--show-log-origin", "--metrics-path", "--boot-timer",
-                       "--http-api-max-payload-size", "--no-seccomp", "--start-time-us",
+                       "--http-api-max-payload-size", "--seccomp-filter", "--no-seccomp", "--start-time-us",
                        "--start-time-cpu-us", "--parent-cpu-time-us", "--version", "mayfly run --kernel"):
             assert option in result.stdout
 
@@ -68,7 +68,7 @@ class TestWrongUse:
         (["--http-api-max-payload-size", "99999999999999999999999"], ["--http-api-max-payload-size"]),
         (["--start-time-us", "soon"], ["--start-time-us", "'soon'"]),
         (["--metadata", "x"], ["--metadata is not supported"]),
-        (["--seccomp-filter", "x"], ["--seccomp-filter is not supported"]),
+        (["--seccomp-filter", "x", "--no-seccomp"], ["--no-seccomp and --seccomp-filter contradict each other"]),
         (["run"], ["A guest needs a kernel", "--kernel"]),
         (["run", "--kernel"], ["--kernel needs a value"]),
         (["run", "--kernel", ""], ["--kernel needs a file"]),

@@ -108,10 +108,23 @@ Test(options, a_level_or_an_id_that_cannot_be_is_wrong_use)
 	cr_assert(strstr(bad("mayfly --id="), "--id: the id ''"));
 }
 
+Test(options, filters_come_from_a_file_or_are_left_out_not_both)
+{
+	struct options options = good("mayfly --seccomp-filter /f");
+
+	cr_assert_str_eq(options.seccomp_filter, "/f");
+	cr_assert_not(options.no_seccomp);
+	options = good("mayfly run --kernel k --no-seccomp");
+	cr_assert(options.no_seccomp);
+	cr_assert_null(options.seccomp_filter);
+	config_vm_clear(&options.config);
+	cr_assert(strstr(bad("mayfly --seccomp-filter /f --no-seccomp"), "contradict"));
+	cr_assert(strstr(bad("mayfly run --kernel k --no-seccomp --seccomp-filter /f"), "contradict"));
+}
+
 Test(options, what_this_version_lacks_is_refused_by_name)
 {
 	cr_assert(strstr(bad("mayfly --metadata /m"), "--metadata is not supported"));
-	cr_assert(strstr(bad("mayfly --seccomp-filter /f"), "--seccomp-filter is not supported"));
 	cr_assert(strstr(bad("mayfly --describe-snapshot /s"),
 			 "--describe-snapshot is not supported"));
 	cr_assert(strstr(bad("mayfly --snapshot-version"), "--snapshot-version is not supported"));
