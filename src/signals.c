@@ -141,7 +141,7 @@ _Noreturn void signals_end_process(int exit_code)
 {
 	console_restore();
 	if (crash.socket_path[0])
-		unlink(crash.socket_path);
+		unlinkat(AT_FDCWD, crash.socket_path, 0);
 	_exit(exit_code);
 }
 
