@@ -13,6 +13,7 @@
 #include "mayfly/working_set.h"
 
 #define HANDLER_HELP_COMMAND "mayfly-uffd --help"
+#define HANDLER_AROUND_KIB   64	  /* as much as Linux maps around a fault in a file */
 #define HANDLER_RECORD_MS    1000 /* how long the faults of a guest belong to its working set */
 
 enum handler_command {
@@ -28,7 +29,8 @@ struct handler_options {
 	const char *memory_file;
 	const char *working_set; /* NULL: none */
 	uint64_t record_ms;
-	bool fill; /* bring everything, and be done */
+	uint64_t around_bytes; /* what is brought at once for a fault; a power of two */
+	bool fill;	       /* bring everything, and be done */
 };
 
 /* The message is a sentence which says what to type instead. */

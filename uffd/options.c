@@ -10,6 +10,7 @@ enum {
 	OPTION_MEMORY_FILE,
 	OPTION_WORKING_SET,
 	OPTION_RECORD_MS,
+	OPTION_AROUND_KIB,
 	OPTION_FILL,
 	OPTION_HELP,
 	OPTION_VERSION,
@@ -20,11 +21,25 @@ static const struct option known[] = {
 	{ "memory-file", required_argument, NULL, OPTION_MEMORY_FILE },
 	{ "working-set", required_argument, NULL, OPTION_WORKING_SET },
 	{ "record-ms", required_argument, NULL, OPTION_RECORD_MS },
+	{ "around-kib", required_argument, NULL, OPTION_AROUND_KIB },
 	{ "fill", no_argument, NULL, OPTION_FILL },
 	{ "help", no_argument, NULL, OPTION_HELP },
 	{ "version", no_argument, NULL, OPTION_VERSION },
 	{ 0 },
 };
+
+static int take_around(struct handler_options *options, struct error *err)
+{
+	uint64_t kib;
+	int result = arguments_number("--around-kib", optarg, 4, 65536, &kib, err);
+
+	if (result < 0)
+		return result;
+	if (kib & (kib - 1))
+		return error_set(err, EINVAL, "--around-kib takes a power of two, not %s.", optarg);
+	options->around_bytes = kib * KIB;
+	return 0;
+}
 
 static int take_option(struct handler_options *options, int code, char **argv, struct error *err)
 {
@@ -41,6 +56,8 @@ static int take_option(struct handler_options *options, int code, char **argv, s
 	case OPTION_RECORD_MS:
 		return arguments_number("--record-ms", optarg, 1, 3600000, &options->record_ms,
 					err);
+	case OPTION_AROUND_KIB:
+		return take_around(options, err);
 	case OPTION_FILL:
 		options->fill = true;
 		return 0;
@@ -59,7 +76,8 @@ int handler_options_parse(struct handler_options *options, int argc, char **argv
 {
 	int code;
 
-	*options = (struct handler_options) { .record_ms = HANDLER_RECORD_MS };
+	*options = (struct handler_options) { .record_ms = HANDLER_RECORD_MS,
+					      .around_bytes = HANDLER_AROUND_KIB * KIB };
 	opterr = 0;
 	optind = 0; /* from the beginning, in GNU's way */
 	while ((code = getopt_long(argc, argv, ":", known, NULL)) != -1) {
@@ -91,6 +109,7 @@ void handler_options_print_help(void)
 	      "  --working-set FILE    the pages that are touched first: brought ahead when the file is\n"
 	      "                        there, else recorded to it\n"
 	      "  --record-ms N         how long a guest's faults belong to that (default 1000)\n"
+	      "  --around-kib N        how much is brought at once for a fault (default 64; 4: one page)\n"
 	      "  --fill                bring all other pages, too, then leave the guest alone\n"
 	      "  --help, --version\n",
 	      stdout);

@@ -98,9 +98,12 @@ static int place(const struct server *server, const struct handler_region *regio
 	return result;
 }
 
-/* Brings whole pages. Those that are there already stay as they are. */
+/*
+ * Brings whole pages. Those that are there already stay as they are; if somebody may wait for them
+ * (`awaited`), they are told.
+ */
 static int bring(struct server *server, const struct handler_region *region, uint64_t within,
-		 uint64_t length, struct error *err)
+		 uint64_t length, bool awaited, struct error *err)
 {
 	while (length > 0) {
 		uint64_t done;
@@ -111,8 +114,10 @@ static int bring(struct server *server, const struct handler_region *region, uin
 				      */
 				break;
 			case EEXIST:
-				/* Whoever waits for it must be told: nobody else will. */
-				wake(server, region->start + within + done, region->page_bytes);
+				/* Nobody else would tell. */
+				if (awaited)
+					wake(server, region->start + within + done,
+					     region->page_bytes);
 				done += region->page_bytes;
 				break;
 			case ESRCH: /* the monitor's memory is gone, with its process */
@@ -134,21 +139,40 @@ static int bring(struct server *server, const struct handler_region *region, uin
 
 static void record(struct server *server, uint64_t offset, uint64_t page_bytes, bool written)
 {
-	uint64_t now;
-
 	if (server->recorded.memory_bytes == 0)
 		return;
-	now = clock_ns(CLOCK_MONOTONIC);
 	if (server->record_until_ns == 0)
-		server->record_until_ns = now + server->options->record_ms * 1000000;
-	if (now < server->record_until_ns)
-		working_set_add(&server->recorded, offset, page_bytes, written);
+		server->record_until_ns =
+			clock_ns(CLOCK_MONOTONIC) + server->options->record_ms * 1000000;
+	working_set_add(&server->recorded, offset, page_bytes, written);
+}
+
+/*
+ * The neighbours of a page that was asked for, up to a block of its own alignment: they are likely
+ * to be next, and a fault takes much longer than a copy. Not while a working set is recorded, which
+ * would miss what is touched of them.
+ */
+static int bring_around(struct server *server, const struct handler_region *region, uint64_t page,
+			struct error *err)
+{
+	uint64_t block = server->options->around_bytes;
+	uint64_t start = page & ~(block - 1), end = start + block;
+	int result;
+
+	if (server->recorded.memory_bytes != 0 || block <= region->page_bytes)
+		return 0;
+	if (end > region->size_bytes)
+		end = region->size_bytes;
+	result = bring(server, region, page + region->page_bytes, end - (page + region->page_bytes),
+		       false, err);
+	return result < 0 ? result : bring(server, region, start, page - start, false, err);
 }
 
 static int serve_fault(struct server *server, const struct uffd_msg *message, struct error *err)
 {
 	uint64_t address = message->arg.pagefault.address, offset, page;
 	bool written = message->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE;
+	int result;
 	const struct handler_region *region = find_address(server->connection, address, &offset);
 
 	if (!region)
@@ -156,7 +180,8 @@ static int serve_fault(struct server *server, const struct uffd_msg *message, st
 				 (unsigned long long)address);
 	page = (address - region->start) & ~(region->page_bytes - 1);
 	record(server, offset & ~(region->page_bytes - 1), region->page_bytes, written);
-	return bring(server, region, page, region->page_bytes, err);
+	result = bring(server, region, page, region->page_bytes, true, err);
+	return result < 0 ? result : bring_around(server, region, page, err);
 }
 
 static int serve_faults(struct server *server, struct error *err)
@@ -192,7 +217,7 @@ static int bring_step(struct server *server, uint64_t offset, uint64_t wanted, u
 		length = region->size_bytes;
 	if (length - within < wanted)
 		*brought = length - within;
-	return bring(server, region, start, length - start, err);
+	return bring(server, region, start, length - start, false, err);
 }
 
 /* True while there is something to bring ahead. */
@@ -241,6 +266,33 @@ static int complete(struct server *server, struct error *err)
 	return 0;
 }
 
+/* Nothing touched is nothing known. */
+static int end_record(struct server *server, struct error *err)
+{
+	int result =
+		server->record_until_ns == 0
+			? 0
+			: working_set_save(&server->recorded, server->options->working_set, err);
+
+	working_set_destroy(&server->recorded);
+	return result;
+}
+
+/* Milliseconds until there is something to do without a fault; -1: never. */
+static int time_left(const struct server *server)
+{
+	uint64_t now;
+
+	if (has_work(server))
+		return 0;
+	if (server->recorded.memory_bytes == 0 || server->record_until_ns == 0)
+		return -1;
+	now = clock_ns(CLOCK_MONOTONIC);
+	return server->record_until_ns <= now
+		       ? 0
+		       : (int)((server->record_until_ns - now + 999999) / 1000000);
+}
+
 static int turn(struct server *server, struct error *err)
 {
 	struct pollfd fds[] = { { .fd = server->connection->uffd, .events = POLLIN },
@@ -248,7 +300,7 @@ static int turn(struct server *server, struct error *err)
 	char ignored[64];
 	int result = 0;
 
-	if (poll(fds, ARRAY_SIZE(fds), has_work(server) ? 0 : -1) < 0)
+	if (poll(fds, ARRAY_SIZE(fds), time_left(server)) < 0)
 		return errno == EINTR ? 0 : error_errno(err, "cannot wait for the monitor");
 	if (fds[1].revents && recv(server->connection->fd, ignored, sizeof(ignored), 0) <= 0) {
 		server->ends = true;
@@ -260,6 +312,8 @@ static int turn(struct server *server, struct error *err)
 		server->ends = true; /* the monitor let go of its memory */
 	else if (has_work(server))
 		result = work_ahead(server, err);
+	if (result == 0 && server->recorded.memory_bytes != 0 && time_left(server) == 0)
+		result = end_record(server, err);
 	return result;
 }
 
@@ -291,9 +345,8 @@ int serve(struct connection *connection, const struct memory_image *image,
 			done = true;
 		}
 	}
-	/* Nothing touched is nothing known. */
-	if (result == 0 && server.recorded.memory_bytes != 0 && server.record_until_ns != 0)
-		result = working_set_save(&server.recorded, options->working_set, err);
+	if (result == 0 && server.recorded.memory_bytes != 0)
+		result = end_record(&server, err);
 	working_set_destroy(&server.ahead);
 	working_set_destroy(&server.recorded);
 	return result;

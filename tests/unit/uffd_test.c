@@ -112,6 +112,7 @@ static void prepare(struct setting *setting)
 	snprintf(setting->working_set, sizeof(setting->working_set), "%s/set", setting->folder);
 	write_memory_file(setting->file);
 	setting->options.record_ms = 60000;
+	setting->options.around_bytes = PAGE_SIZE_BYTES;
 	log_init(&setting->log);
 	setting->log.level = LOG_OFF;
 	setting->memory = make_memory(PAGES(MEMORY_PAGES));
@@ -162,6 +163,14 @@ static void check_page(struct setting *setting, uint64_t page)
 		     (unsigned long long)page);
 }
 
+static bool is_present(const struct memory *memory, uint64_t page)
+{
+	unsigned char there = 0;
+
+	cr_assert_eq(mincore(memory_span(memory, PAGES(page), 1), PAGE_SIZE_BYTES, &there), 0);
+	return there & 1;
+}
+
 Test(uffd, every_page_has_the_files_content_in_whatever_order_it_is_touched)
 {
 	struct setting setting;
@@ -169,6 +178,31 @@ Test(uffd, every_page_has_the_files_content_in_whatever_order_it_is_touched)
 	prepare(&setting);
 	run_handler(&setting);
 	attach(&setting, note_lost);
+	for (uint64_t i = 0; i < MEMORY_PAGES; i++)
+		check_page(&setting, i * 211 % MEMORY_PAGES);
+	finish(&setting);
+	clean(&setting);
+}
+
+Test(uffd, neighbours_of_a_page_come_with_it_when_asked_for)
+{
+	struct setting setting;
+	uint64_t until = clock_ns(CLOCK_MONOTONIC) + WAIT_SECONDS * 1000000000ULL;
+
+	prepare(&setting);
+	setting.options.around_bytes = PAGES(8);
+	run_handler(&setting);
+	attach(&setting, note_lost);
+	check_page(&setting, 19);
+	for (uint64_t page = 16; page < 24; page++) {
+		while (!is_present(&setting.memory, page) && clock_ns(CLOCK_MONOTONIC) < until)
+			usleep(1000);
+		cr_assert(is_present(&setting.memory, page), "page %llu", (unsigned long long)page);
+		check_page(&setting, page);
+	}
+	cr_assert(!is_present(&setting.memory, 15) && !is_present(&setting.memory, 24));
+	/* The last block of memory, and one that is there in parts. */
+	check_page(&setting, MEMORY_PAGES - 1);
 	for (uint64_t i = 0; i < MEMORY_PAGES; i++)
 		check_page(&setting, i * 211 % MEMORY_PAGES);
 	finish(&setting);
@@ -211,14 +245,6 @@ Test(uffd, a_handler_that_fills_brings_everything_and_may_go)
 	uffd_destroy(setting.uffd);
 	cr_assert_eq(atomic_load(&setting.lost), 0, "a handler that is done is not missed");
 	clean(&setting);
-}
-
-static bool is_present(const struct memory *memory, uint64_t page)
-{
-	unsigned char there = 0;
-
-	cr_assert_eq(mincore(memory_span(memory, PAGES(page), 1), PAGE_SIZE_BYTES, &there), 0);
-	return there & 1;
 }
 
 Test(uffd, the_first_guests_faults_are_recorded_and_brought_ahead_for_the_next)
@@ -417,6 +443,8 @@ Test(uffd, the_command_line_says_what_is_missing)
 		{ { "mayfly-uffd", "--socket", "/s", NULL }, "--memory-file is missing" },
 		{ { "mayfly-uffd", "--socket", NULL }, "needs a value" },
 		{ { "mayfly-uffd", "--record-ms", "0", NULL }, "--record-ms takes" },
+		{ { "mayfly-uffd", "--around-kib", "3", NULL }, "--around-kib takes" },
+		{ { "mayfly-uffd", "--around-kib", "12", NULL }, "power of two" },
 		{ { "mayfly-uffd", "--sockets", NULL }, "no option" },
 		{ { "mayfly-uffd", "word", NULL }, "word" },
 	};
