@@ -189,7 +189,7 @@ int disk_open(struct disk **out, const struct drive_config *config, unsigned int
 	if (result == 0) {
 		disk->engine = config->io_engine == IO_ENGINE_ASYNC ? &disk_engine_uring
 								    : &disk_engine_sync;
-		result = disk->engine->start(disk, queue_size, err);
+		result = disk->engine->start(disk, queue_size, replaced, err);
 		if (result < 0)
 			error_prefix(err, "drive %s", config->drive_id);
 	}

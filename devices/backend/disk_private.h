@@ -50,8 +50,12 @@ struct disk_step {
 
 struct disk_engine {
 	bool waits_for_steps; /* the submitting thread does */
-	/* Makes what the engine needs for `queue_size` requests. */
-	int (*start)(struct disk *disk, unsigned int queue_size, struct error *err);
+	/*
+	 * Makes what the engine needs for `queue_size` requests, or takes it over from the disk
+	 * whose place this one takes (NULL: there is none): a filtered thread can make no more.
+	 */
+	int (*start)(struct disk *disk, unsigned int queue_size, const struct disk *replaced,
+		     struct error *err);
 	void (*stop)(struct disk *disk);
 	/* Does or queues the request's next step. */
 	void (*submit)(struct disk *disk, struct disk_request *request);
@@ -90,6 +94,7 @@ struct disk {
 	struct iovec zeros[DISK_ZERO_PAGES]; /* the same page of zeros again and again; filled when
 						first needed */
 	struct disk_uring *uring;
+	unsigned int uring_file; /* the place of `fd` in the ring's registered files */
 };
 
 /* How the request goes on. */

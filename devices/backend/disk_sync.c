@@ -6,14 +6,17 @@
  * brings about, makes one call for one of those, the oldest. A flush of much is made such a
  * request, by writing back what is dirty piece by piece before the fdatasync(2).
  */
+#include <fcntl.h>
 #include <sys/eventfd.h>
 
 #include "disk_private.h"
 
-static int start(struct disk *disk, unsigned int queue_size, struct error *err)
+static int start(struct disk *disk, unsigned int queue_size, const struct disk *replaced,
+		 struct error *err)
 {
 	(void)queue_size;
-	disk->completion_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	disk->completion_fd = replaced ? fcntl(replaced->completion_fd, F_DUPFD_CLOEXEC, 0)
+				       : eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	return disk->completion_fd < 0 ? error_errno(err, "cannot make an eventfd") : 0;
 }
 

@@ -10,23 +10,23 @@
  * silent for whatever completes in the context of the submitting thread, which includes reads that
  * waited for the page cache.
  */
+#include <fcntl.h>
 #include <liburing.h>
 #include <string.h>
 #include <sys/eventfd.h>
 
-#include "disk_private.h"
+#include "disk_uring.h"
 
-struct disk_uring {
-	struct io_uring ring;
-	unsigned int size;
-	unsigned int stale; /* entries of the submission queue that became nothing, see
-			       run_queued_plainly() */
-	unsigned int queued_count;
-	struct io_uring_sqe *queued[]; /* not yet taken by the kernel, in order */
-};
+/*
+ * What the ring may be asked for, for good. A filter of system calls does not see what io_uring
+ * does, so a ring that could open files or make sockets would be a way around it. With filters no
+ * ring can be made once a guest runs: the disk that takes another's place takes over its ring.
+ */
+static const uint8_t allowed_operations[] = { IORING_OP_NOP,	  IORING_OP_READ,   IORING_OP_READV,
+					      IORING_OP_WRITE,	  IORING_OP_WRITEV, IORING_OP_FSYNC,
+					      IORING_OP_FALLOCATE };
 
-/* The registered file's index. */
-#define FILE_INDEX 0
+#define RESTRICTIONS (ARRAY_SIZE(allowed_operations) + 2)
 
 /*
  * IORING_SETUP_COOP_TASKRUN (Linux 5.19): a completion that has work to do in this thread does not
@@ -35,13 +35,50 @@ struct disk_uring {
  */
 static int make_ring(struct disk_uring *uring, unsigned int queue_size)
 {
-	struct io_uring_params params = { .flags = IORING_SETUP_COOP_TASKRUN };
+	struct io_uring_params params = { .flags = IORING_SETUP_COOP_TASKRUN |
+						   IORING_SETUP_R_DISABLED };
 	int result = io_uring_queue_init_params(queue_size, &uring->ring, &params);
 
 	if (result != -EINVAL)
 		return result;
-	params = (struct io_uring_params) { 0 };
+	params = (struct io_uring_params) { .flags = IORING_SETUP_R_DISABLED };
 	return io_uring_queue_init_params(queue_size, &uring->ring, &params);
+}
+
+/* After this nothing can be registered but another file, and nothing be done but what a disk does.
+ */
+static int restrict_ring(struct io_uring *ring)
+{
+	struct io_uring_restriction restrictions[RESTRICTIONS] = { 0 };
+	unsigned int count = 0;
+	int result;
+
+	for (size_t i = 0; i < ARRAY_SIZE(allowed_operations); i++)
+		restrictions[count++] = (struct io_uring_restriction) {
+			.opcode = IORING_RESTRICTION_SQE_OP,
+			.sqe_op = allowed_operations[i],
+		};
+	restrictions[count++] = (struct io_uring_restriction) {
+		.opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED,
+		.sqe_flags = IOSQE_FIXED_FILE,
+	};
+	restrictions[count++] = (struct io_uring_restriction) {
+		.opcode = IORING_RESTRICTION_REGISTER_OP,
+		.register_op = IORING_REGISTER_FILES_UPDATE,
+	};
+	result = io_uring_register_restrictions(ring, restrictions, count);
+	return result < 0 ? result : io_uring_enable_rings(ring);
+}
+
+static int set_up_ring(struct disk *disk)
+{
+	struct io_uring *ring = &disk->uring->ring;
+	const int files[DISK_URING_FILES] = { disk->fd, -1 };
+	int result = io_uring_register_files(ring, files, DISK_URING_FILES);
+
+	if (result == 0)
+		result = io_uring_register_eventfd(ring, disk->completion_fd);
+	return result == 0 ? restrict_ring(ring) : result;
 }
 
 static int refuse(struct error *err, int result, const char *what)
@@ -52,32 +89,58 @@ static int refuse(struct error *err, int result, const char *what)
 		what);
 }
 
-static int start(struct disk *disk, unsigned int queue_size, struct error *err)
+/*
+ * The ring and the eventfd of the disk whose place this one takes: the file goes beside its file.
+ * The other is used no more once its requests are finished, and before that this one is not used;
+ * so there is never more than one user.
+ */
+static int take_over(struct disk *disk, const struct disk *replaced, struct error *err)
 {
-	/* Room for pointers, as meant: NOLINTNEXTLINE(bugprone-sizeof-expression) */
-	struct disk_uring *uring = calloc(1, sizeof(*uring) + sizeof(void *) * queue_size);
-	const char *what = "it is not available";
+	struct disk_uring *uring = replaced->uring;
+	unsigned int place = 1 - replaced->uring_file;
 	int result;
 
+	disk->completion_fd = fcntl(replaced->completion_fd, F_DUPFD_CLOEXEC, 0);
+	if (disk->completion_fd < 0)
+		return error_errno(err, "cannot share the eventfd");
+	result = io_uring_register_files_update(&uring->ring, place, &disk->fd, 1);
+	if (result < 0) {
+		close_fd(&disk->completion_fd);
+		return refuse(err, result, "it does not take the file");
+	}
+	disk->uring = uring;
+	disk->uring_file = place;
+	uring->users++;
+	return 0;
+}
+
+static int start(struct disk *disk, unsigned int queue_size, const struct disk *replaced,
+		 struct error *err)
+{
+	struct disk_uring *uring;
+	int result;
+
+	if (replaced && replaced->uring)
+		return take_over(disk, replaced, err);
+	/* Room for pointers, as meant: NOLINTNEXTLINE(bugprone-sizeof-expression) */
+	uring = calloc(1, sizeof(*uring) + sizeof(void *) * queue_size);
 	if (!uring)
 		return error_set(err, ENOMEM, "no memory for io_uring");
 	uring->size = queue_size;
+	uring->users = 1;
 	result = make_ring(uring, queue_size);
 	if (result < 0) {
 		free(uring);
-		return refuse(err, result, what);
+		return refuse(err, result, "it is not available");
 	}
 	disk->uring = uring;
 	disk->completion_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	if (disk->completion_fd < 0) {
+	if (disk->completion_fd < 0)
 		result = error_errno(err, "cannot make an eventfd");
-	} else {
-		result = io_uring_register_files(&uring->ring, &disk->fd, 1);
-		if (result == 0)
-			result = io_uring_register_eventfd(&uring->ring, disk->completion_fd);
-		if (result < 0)
-			result = refuse(err, result, "it cannot be set up");
-	}
+	else
+		result = set_up_ring(disk);
+	if (result < 0 && disk->completion_fd >= 0)
+		result = refuse(err, result, "it cannot be set up");
 	if (result < 0)
 		disk->engine->stop(disk);
 	return result;
@@ -85,42 +148,50 @@ static int start(struct disk *disk, unsigned int queue_size, struct error *err)
 
 static void stop(struct disk *disk)
 {
-	io_uring_queue_exit(&disk->uring->ring);
+	struct disk_uring *uring = disk->uring;
+	int none = -1;
+
 	close_fd(&disk->completion_fd);
-	free(disk->uring);
 	disk->uring = NULL;
+	if (--uring->users > 0) {
+		/* The ring goes on with another file, and lets go of this one. */
+		(void)io_uring_register_files_update(&uring->ring, disk->uring_file, &none, 1);
+		return;
+	}
+	io_uring_queue_exit(&uring->ring);
+	free(uring);
 }
 
 /*
  * One buffer spares the kernel the copy of a list. Lengths beyond its limit are cut there, and
  * continued here.
  */
-static void prepare_transfer(struct io_uring_sqe *sqe, const struct disk_step *step)
+static void prepare_transfer(struct io_uring_sqe *sqe, int file, const struct disk_step *step)
 {
 	const struct iovec *first = step->iov;
 	bool one = step->iov_count == 1;
 
 	if (step->kind == STEP_READ && one)
-		io_uring_prep_read(sqe, FILE_INDEX, first->iov_base, (unsigned int)first->iov_len,
+		io_uring_prep_read(sqe, file, first->iov_base, (unsigned int)first->iov_len,
 				   step->offset_bytes);
 	else if (step->kind == STEP_READ)
-		io_uring_prep_readv(sqe, FILE_INDEX, step->iov, step->iov_count,
-				    step->offset_bytes);
+		io_uring_prep_readv(sqe, file, step->iov, step->iov_count, step->offset_bytes);
 	else if (one)
-		io_uring_prep_write(sqe, FILE_INDEX, first->iov_base, (unsigned int)first->iov_len,
+		io_uring_prep_write(sqe, file, first->iov_base, (unsigned int)first->iov_len,
 				    step->offset_bytes);
 	else
-		io_uring_prep_writev(sqe, FILE_INDEX, step->iov, step->iov_count,
-				     step->offset_bytes);
+		io_uring_prep_writev(sqe, file, step->iov, step->iov_count, step->offset_bytes);
 	sqe->rw_flags = step->write_flags;
 }
 
 static void prepare(const struct disk *disk, struct io_uring_sqe *sqe, const struct disk_step *step)
 {
+	int file = (int)disk->uring_file;
+
 	switch (step->kind) {
 	case STEP_WRITE_BACK: /* only where a thread waits for it */
 	case STEP_DATASYNC:
-		io_uring_prep_fsync(sqe, FILE_INDEX, IORING_FSYNC_DATASYNC);
+		io_uring_prep_fsync(sqe, file, IORING_FSYNC_DATASYNC);
 		break;
 	case STEP_FALLOCATE:
 		/* The lock's descriptor (disk_io.c), which is not registered: see disk.c. */
@@ -128,7 +199,7 @@ static void prepare(const struct disk *disk, struct io_uring_sqe *sqe, const str
 					(off_t)step->offset_bytes, (off_t)step->length_bytes);
 		return;
 	default:
-		prepare_transfer(sqe, step);
+		prepare_transfer(sqe, file, step);
 		break;
 	}
 	sqe->flags |= IOSQE_FIXED_FILE;
@@ -191,6 +262,9 @@ static void commit(struct disk *disk)
 	struct disk_uring *uring = disk->uring;
 	unsigned int taken = 0;
 
+	/* Nothing is looked at that is another's. */
+	if (!uring->queued_count && !disk->unfinished)
+		return;
 	while (taken < uring->queued_count) {
 		int result = io_uring_submit(&uring->ring);
 		unsigned int stale;

@@ -120,6 +120,7 @@ static const struct {
 	SYMBOL(IORING_ENTER_GETEVENTS),
 	SYMBOL(IORING_REGISTER_FILES),
 	SYMBOL(IORING_REGISTER_EVENTFD),
+	SYMBOL(IORING_REGISTER_FILES_UPDATE),
 };
 
 bool symbol_value(const char *name, uint32_t *value)

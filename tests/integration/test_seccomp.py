@@ -118,7 +118,7 @@ def holds(conditions, value):
     """Whether all conditions of a line hold when every argument has this value: only numbers 0 and -1 are asked."""
     symbols = {"PROT_EXEC": 4, "FUTEX_WAIT": 0, "FUTEX_WAKE": 1, "FUTEX_WAIT_BITSET": 9, "FUTEX_PRIVATE_FLAG": 128,
                "FUTEX_CLOCK_REALTIME": 256, "F_SETFL": 4, "F_OFD_SETLK": 37, "F_DUPFD_CLOEXEC": 1030, "MADV_DONTNEED": 4,
-               "IORING_ENTER_GETEVENTS": 1}
+               "IORING_ENTER_GETEVENTS": 1, "IORING_REGISTER_FILES_UPDATE": 6}
 
     def number(text):
         complement, text = text.startswith("~"), text.lstrip("~").strip("()")

@@ -128,7 +128,7 @@ Test(filters, what_makes_new_powers_is_never_allowed)
 				      SYS_mknodat,
 				      SYS_bpf,
 				      SYS_userfaultfd,
-				      SYS_perf_event_open,
+				      SYS_io_uring_setup, SYS_perf_event_open,
 				      SYS_keyctl,
 				      SYS_arch_prctl,
 				      SYS_memfd_create,
