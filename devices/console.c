@@ -74,6 +74,8 @@ void console_close(struct console *console)
 void console_pause(struct console *console)
 {
 	console_input_pause(console);
+	/* Without waiting for what gathers it: a snapshot need not hold what the sink takes. */
+	console_output_ready(console);
 }
 
 void console_resume(struct console *console)

@@ -102,7 +102,8 @@ int console_open(struct console *console, const struct console_options *options,
 void console_close(struct console *console);
 
 /*
- * Input is not read until console_resume(). Output goes on: what the guest has said is said.
+ * Input is not read until console_resume(). Output goes on: what the guest has said is said, as far
+ * as the sink and the limits take it before this returns.
  */
 void console_pause(struct console *console);
 void console_resume(struct console *console);

@@ -117,3 +117,21 @@ Test(console_pause, a_console_without_input_rests_as_well)
 	console_resume(&rig.console);
 	cr_assert(rig_run(&rig, rig_is_quiet));
 }
+
+Test(console_pause, what_was_said_before_is_out)
+{
+	char text[16] = "";
+
+	open_console();
+	rig_say(&rig, "a");
+	cr_assert(rig_run(&rig, rig_ring_is_empty));
+	/* This would be gathered for a while. */
+	rig_say(&rig, "bcd");
+	cr_assert_not(rig_ring_is_empty(&rig));
+	console_pause(&rig.console);
+	cr_assert(rig_ring_is_empty(&rig));
+	cr_assert_eq(read(output[0], text, sizeof(text)), 4);
+	cr_assert_str_eq(text, "abcd");
+	rig_say(&rig, "e");
+	cr_assert(rig_run(&rig, rig_ring_is_empty));
+}
