@@ -36,7 +36,6 @@ int config_check_uint(const struct config_field *field, uint64_t value, struct e
 	"The memory size (MiB) is either 0, or not a multiple of the configured page size."
 
 /* 46 bits of guest physical address are what KVM hosts have. */
-#define CONFIG_MAX_MEMORY_MIB (64 * MIB) /* 64 Mi MiB: 2^46 bytes */
 
 /* No object has more fields. */
 #define CONFIG_MAX_FIELDS 16

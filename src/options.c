@@ -12,9 +12,7 @@ enum {
 	OPT_API_SOCK = OPTIONS_FIRST_PRIVATE,
 	OPT_NO_API,
 	OPT_CONFIG_FILE,
-	OPT_METRICS_PATH,
 	OPT_BOOT_TIMER,
-	OPT_STARTUP_TRACE,
 	OPT_PAYLOAD,
 	OPT_START_TIME_US,
 	OPT_IGNORED_NUMBER,
@@ -26,9 +24,7 @@ static const struct option long_options[] = {
 	{ "api-sock", required_argument, NULL, OPT_API_SOCK },
 	{ "no-api", no_argument, NULL, OPT_NO_API },
 	{ "config-file", required_argument, NULL, OPT_CONFIG_FILE },
-	{ "metrics-path", required_argument, NULL, OPT_METRICS_PATH },
 	{ "boot-timer", no_argument, NULL, OPT_BOOT_TIMER },
-	{ "startup-trace", required_argument, NULL, OPT_STARTUP_TRACE },
 	{ "http-api-max-payload-size", required_argument, NULL, OPT_PAYLOAD },
 	{ "start-time-us", required_argument, NULL, OPT_START_TIME_US },
 	{ "start-time-cpu-us", required_argument, NULL, OPT_IGNORED_NUMBER },
@@ -93,6 +89,12 @@ bool options_take_common(struct options *options, int code, const char *argument
 	switch (code) {
 	case OPTIONS_ID:
 		options->id = argument;
+		return true;
+	case OPTIONS_METRICS_PATH:
+		options->metrics_path = argument;
+		return true;
+	case OPTIONS_STARTUP_TRACE:
+		options->startup_trace = argument;
 		return true;
 	case OPTIONS_SECCOMP_FILTER:
 		options->seccomp_filter = argument;
@@ -165,14 +167,8 @@ static int parse_monitor(struct options *options, int argc, char **argv, struct 
 		case OPT_CONFIG_FILE:
 			options->config_file = optarg;
 			break;
-		case OPT_METRICS_PATH:
-			options->metrics_path = optarg;
-			break;
 		case OPT_BOOT_TIMER:
 			options->boot_timer = true;
-			break;
-		case OPT_STARTUP_TRACE:
-			options->startup_trace = optarg;
 			break;
 		case OPT_PAYLOAD:
 			result = arguments_number("--http-api-max-payload-size", optarg, 1,

@@ -13,6 +13,8 @@ enum {
 	OPTIONS_MODULE,
 	OPTIONS_SHOW_LEVEL,
 	OPTIONS_SHOW_ORIGIN,
+	OPTIONS_METRICS_PATH,
+	OPTIONS_STARTUP_TRACE,
 	OPTIONS_SECCOMP_FILTER,
 	OPTIONS_NO_SECCOMP,
 	OPTIONS_FIRST_PRIVATE,
@@ -25,6 +27,8 @@ enum {
 		{ "module", required_argument, NULL, OPTIONS_MODULE },                 \
 		{ "show-level", no_argument, NULL, OPTIONS_SHOW_LEVEL },               \
 		{ "show-log-origin", no_argument, NULL, OPTIONS_SHOW_ORIGIN },         \
+		{ "metrics-path", required_argument, NULL, OPTIONS_METRICS_PATH },     \
+		{ "startup-trace", required_argument, NULL, OPTIONS_STARTUP_TRACE },   \
 		{ "seccomp-filter", required_argument, NULL, OPTIONS_SECCOMP_FILTER }, \
 		{ "no-seccomp", no_argument, NULL, OPTIONS_NO_SECCOMP },               \
 		{ "help", no_argument, NULL, 'h' },                                    \

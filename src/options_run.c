@@ -51,7 +51,8 @@ void options_print_run_help(void)
 	      "  --cpus N             1 to 32 (default 1)\n"
 	      "  --mem SIZE           256M, 2G, or a number of MiB (default 128M)\n"
 	      "  --api-sock PATH      also listen for clients of the REST API\n"
-	      "  --id, --log-path, --level, --module, --show-level, --show-log-origin, --seccomp-filter, --no-seccomp\n"
+	      "  --id, --log-path, --level, --module, --show-level, --show-log-origin, --metrics-path,\n"
+	      "  --startup-trace, --seccomp-filter, --no-seccomp\n"
 	      "                       as in mayfly --help\n"
 	      "\n"
 	      "Example:\n"
@@ -75,6 +76,9 @@ static int parse_size(const char *text, uint64_t *mib, struct error *err)
 	if (!end || errno || *text < '0' || *text > '9' || number > UINT32_MAX)
 		return error_set(err, EINVAL, "--mem takes a size such as 256M or 2G, not '%s'.",
 				 text);
+	if (*mib > CONFIG_MAX_MEMORY_MIB)
+		return error_set(err, EINVAL, "--mem takes at most %lluG, not '%s'.",
+				 (unsigned long long)(CONFIG_MAX_MEMORY_MIB / 1024), text);
 	if (*mib < CONFIG_MIN_MEMORY_MIB)
 		return error_set(err, EINVAL, "--mem takes at least %dM, not '%s'.",
 				 CONFIG_MIN_MEMORY_MIB, text);

@@ -42,8 +42,8 @@ static int open_kvm(struct error *err)
 	case EPERM:
 		return error_errno(
 			err,
-			"%s cannot be opened: let this user use it (usermod -aG kvm USER, then log in again; "
-			"or setfacl -m u:USER:rw %s)",
+			"%s cannot be opened: let this user use it (setfacl -m u:USER:rw %s; or, where it "
+			"belongs to the group kvm, usermod -aG kvm USER and log in again)",
 			KVM_PATH, KVM_PATH);
 	default:
 		return error_errno(err, "%s cannot be opened", KVM_PATH);

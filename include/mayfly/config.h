@@ -29,6 +29,7 @@
 
 /* The first MiB is the machine's (layout.h); unikernels make do with little more. */
 #define CONFIG_MIN_MEMORY_MIB 4
+#define CONFIG_MAX_MEMORY_MIB (64 * MIB) /* 64 Mi MiB: 2^46 bytes */
 
 /* 292 years: in nanoseconds, what fits in 63 bits. */
 #define CONFIG_MAX_REFILL_TIME_MS 9223372036854ULL

@@ -154,7 +154,7 @@ class TestOptions:
     def test_the_manual_has_the_options_of_help_for_run(self, workshop, manual):
         text = workshop.run("run", "--help").stdout
         # Those that `mayfly --help` explains are in the manual's other section.
-        common = options_in(re.search(r"^  (--id, .*)\n +as in mayfly --help", text, re.M)[1])
+        common = options_in(re.search(r"^  (--id, .*)\n +as in mayfly --help", text, re.M | re.S)[1])
         assert common and common <= options_in(manual["OPTIONS"])
         assert options_in(manual["MAYFLY RUN"]) == options_in(text) - common - {"--help"}
 

@@ -1,4 +1,5 @@
 """How a microVM ends: by the guest's reset, its failure, Ctrl-Alt-Del, a signal."""
+import json
 import re
 import signal
 import time
@@ -67,6 +68,15 @@ class TestGuestEnds:
     def test_a_failed_guest_of_several_vcpus_ends_all_of_them(self, workshop):
         monitor = workshop.boot_tiny(tiny.TRIPLE_FAULT, vcpus=2)
         assert monitor.wait() == 1
+
+    @pytest.mark.once
+    def test_run_leaves_metrics_and_a_startup_trace(self, workshop):
+        metrics, trace = workshop.path("metrics"), workshop.path("trace")
+        done = workshop.run("run", "--kernel", workshop.tiny_kernel(tiny.RESET), "--metrics-path", metrics,
+                            "--startup-trace", trace)
+        assert done.returncode == 0, done.stderr
+        assert "uart" in json.loads(metrics.read_text().splitlines()[-1])
+        assert {"main", "run", "torn-down"} <= {line.split()[0] for line in trace.read_text().splitlines()}
 
 
 class TestLinuxEnds:

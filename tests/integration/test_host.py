@@ -59,9 +59,16 @@ class TestDetect:
         assert (kind, "aarch64" in why) == ("none", True)
 
     @pytest.mark.skipif(os.getuid() != 0, reason="becomes another user, which only root can")
-    def test_permission_denied_says_how_to_get_it(self, tmp_path):
+    @pytest.mark.parametrize("group, mode, words", [
+        (1, 0o660, "add yourself to the group that owns it (usermod -aG daemon"),
+        (0, 0o660, "no group but root's may use it: let yourself in (setfacl -m u:"),
+        (1, 0o600, "no group but root's may use it: let yourself in (setfacl -m u:"),
+    ])
+    def test_permission_denied_says_how_to_get_it(self, tmp_path, group, mode, words):
         device = tmp_path / "kvm"
-        device.touch(mode=0o600)
+        device.touch()
+        os.chown(device, 0, group)
+        device.chmod(mode)
         description = cpuinfo(tmp_path, "svm")
         tmp_path.chmod(0o755)
         # The folders above are closed to others: so the descriptors come through /proc.
@@ -74,7 +81,7 @@ class TestDetect:
                 stdin=program, pass_fds=(kvm.fileno(), flags.fileno()), stdout=subprocess.PIPE,
                 text=True, check=True)
         assert result.stdout.startswith("none\n")
-        assert "permission denied: add yourself to the group" in result.stdout
+        assert f"permission denied: {words}" in result.stdout
 
     def test_an_unreadable_cpuinfo_is_an_error(self, tmp_path):
         result = subprocess.run([DETECT, "--cpuinfo", tmp_path / "nothing"], stderr=subprocess.PIPE,

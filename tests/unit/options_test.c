@@ -234,6 +234,7 @@ Test(options, memory_sizes)
 	cr_assert(strstr(bad("mayfly run --kernel k --mem -1"), "'-1'"));
 	cr_assert(strstr(bad("mayfly run --kernel k --mem M"), "'M'"));
 	cr_assert(strstr(bad("mayfly run --kernel k --mem 99999999999999999999"), "--mem"));
+	cr_assert(strstr(bad("mayfly run --kernel k --mem 999999G"), "--mem takes at most 65536G"));
 	cr_assert(strstr(bad("mayfly run --kernel k --mem 0"), "--mem takes at least 4M"));
 	cr_assert(strstr(bad("mayfly run --kernel k --mem 3M"), "--mem takes at least 4M"));
 }
