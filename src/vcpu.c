@@ -215,8 +215,8 @@ static void *vcpu_thread(void *argument)
 		if (errno == EFAULT)
 			log_error(
 				group->log,
-				"vCPU %u: guest memory cannot be reached; was the kernel or initrd file cut, "
-				"or is the host out of memory?",
+				"vCPU %u: guest memory cannot be reached; was the kernel, initrd or memory "
+				"file cut, or is the host out of memory?",
 				vcpu->index);
 		else
 			log_error(group->log, "vCPU %u: KVM_RUN failed: error %d", vcpu->index,
@@ -261,11 +261,12 @@ int vcpus_create(struct vcpus **out, const struct vcpus_config *config, struct e
 	topology.tsc_deadline_timer =
 		ioctl(config->vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0;
 	cpuid_set_machine(cpuid, &topology);
-	for (unsigned int i = 0; i < group->count; i++) {
+	if (config->state)
+		result = vcpus_restore(group, cpuid, config->state, err);
+	for (unsigned int i = 0; !config->state && result == 0 && i < group->count; i++)
 		result = vcpu_setup(&group->vcpus[i], cpuid, err);
-		if (result < 0)
-			goto failed;
-	}
+	if (result < 0)
+		goto failed;
 	*out = group;
 	return 0;
 failed:
@@ -397,5 +398,6 @@ void vcpus_destroy(struct vcpus *vcpus)
 	close_fd(&vcpus->exit_fd);
 	pthread_cond_destroy(&vcpus->changed);
 	pthread_mutex_destroy(&vcpus->lock);
+	free(vcpus->msr_indices);
 	free(vcpus);
 }

@@ -20,6 +20,9 @@ struct vcpu {
 	_Atomic pid_t thread_id; /* 0: it has not begun */
 	struct signals_stack signal_stack;
 	struct startup_trace *trace; /* of vCPU 0, where somebody wants it; else NULL */
+	/* Of a restored vCPU, until vcpus_restore_time(). */
+	uint64_t saved_tsc, saved_tsc_offset, saved_tsc_deadline, saved_tsc_khz;
+	bool tsc_scaled;
 };
 
 struct vcpus {
@@ -32,6 +35,8 @@ struct vcpus {
 	uint64_t start_time_us;
 	const struct filters *filters;
 	pid_t process_id;
+	uint32_t *msr_indices; /* what this host's KVM_GET_MSRS answers; NULL: not asked yet */
+	uint32_t msr_count;
 
 	/* Guards what follows: who should run and who stands still. */
 	pthread_mutex_t lock;
@@ -42,6 +47,16 @@ struct vcpus {
 
 	struct vcpu vcpus[LAYOUT_MAX_VCPUS];
 };
+
+/* Creates the vCPU in KVM and maps its run area. */
+int vcpu_open(struct vcpu *vcpu, struct error *err);
+
+/* All vCPUs of the group from a state file. `host` is what this host can give. */
+int vcpus_restore(struct vcpus *group, struct cpuid_table *host, struct state_file *file,
+		  struct error *err);
+
+/* False where KVM does not say (Linux before 5.16). */
+bool vcpu_get_tsc_offset(const struct vcpu *vcpu, uint64_t *offset);
 
 /* Creates the vCPU in KVM and sets what does not depend on the kernel: CPUID, MSRs, LAPIC. */
 int vcpu_setup(struct vcpu *vcpu, struct cpuid_table *cpuid, struct error *err);

@@ -110,10 +110,9 @@ static int set_lints(struct vcpu *vcpu, struct error *err)
 	return 0;
 }
 
-int vcpu_setup(struct vcpu *vcpu, struct cpuid_table *cpuid, struct error *err)
+int vcpu_open(struct vcpu *vcpu, struct error *err)
 {
 	void *run;
-	int result;
 
 	vcpu->fd = ioctl(vcpu->group->vm->fd, KVM_CREATE_VCPU, (unsigned long)vcpu->index);
 	if (vcpu->fd < 0)
@@ -123,6 +122,15 @@ int vcpu_setup(struct vcpu *vcpu, struct cpuid_table *cpuid, struct error *err)
 	if (run == MAP_FAILED)
 		return error_errno(err, "vCPU %u: cannot map its run area", vcpu->index);
 	vcpu->run = run;
+	return 0;
+}
+
+int vcpu_setup(struct vcpu *vcpu, struct cpuid_table *cpuid, struct error *err)
+{
+	int result = vcpu_open(vcpu, err);
+
+	if (result < 0)
+		return result;
 	cpuid_set_vcpu(cpuid, vcpu->index);
 	if (ioctl(vcpu->fd, KVM_SET_CPUID2, cpuid) < 0)
 		return error_errno(err, "vCPU %u: KVM refuses the CPUID table", vcpu->index);

@@ -38,4 +38,10 @@ void cpuid_set_vcpu(struct cpuid_table *table, unsigned int index);
 /* The entry of a leaf, or NULL. `subleaf` counts only where the leaf has subleaves. */
 struct kvm_cpuid_entry2 *cpuid_find(struct cpuid_table *table, uint32_t leaf, uint32_t subleaf);
 
+/*
+ * Whether `host` (cpuid_get_supported(), cpuid_set_machine()) can run a guest that was shown
+ * `guest`. -ENOTSUP names what it lacks: another vendor's processor, a feature, wider addresses.
+ */
+int cpuid_check_supported(struct cpuid_table *guest, struct cpuid_table *host, struct error *err);
+
 #endif

@@ -10,6 +10,7 @@
 #include "mayfly/error.h"
 #include "mayfly/log.h"
 #include "mayfly/memory.h"
+#include "mayfly/state.h"
 
 struct vm {
 	int kvm_fd; /* /dev/kvm */
@@ -49,5 +50,26 @@ int vm_add_irqfd(struct vm *vm, uint32_t gsi, int fd, struct error *err);
  * happens once in a guest's life and is not worth a descriptor.
  */
 int vm_raise_edge(const struct vm *vm, uint32_t gsi, struct error *err);
+
+/* The guest's time (kvm-clock), with the host's TSC and wall clock at the same moment. */
+struct vm_clock {
+	uint64_t clock_ns;
+	uint64_t host_tsc;
+	uint64_t realtime_ns; /* since 1970 */
+};
+
+int vm_get_clock(const struct vm *vm, struct vm_clock *clock, struct error *err);
+int vm_set_clock(const struct vm *vm, uint64_t clock_ns, struct error *err);
+
+/*
+ * The section `vm`: clock, interrupt controllers, timer. While no vCPU runs. vm_restore() puts all
+ * back but the clock, which it gives to its caller as it was when the state was saved.
+ */
+int vm_save(const struct vm *vm, struct state_writer *writer, struct error *err);
+int vm_restore(const struct vm *vm, struct state_file *file, struct vm_clock *clock,
+	       struct error *err);
+
+/* Moves KVM's record of the pages that vCPUs have written into memory's (memory_track_dirty()). */
+int vm_collect_dirty(const struct vm *vm, struct memory *memory, struct error *err);
 
 #endif
