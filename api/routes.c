@@ -258,6 +258,28 @@ static int patch_vm(struct api_call *call, struct error *err)
 					       : vmm_resume(call->vmm, err);
 }
 
+static int put_snapshot_create(struct api_call *call, struct error *err)
+{
+	struct snapshot_create_config config = { .snapshot_type = SNAPSHOT_FULL };
+	int result = parse_body(call, &config, err);
+
+	if (result == 0)
+		result = vmm_create_snapshot(call->vmm, &config, err);
+	config_clear(&config_snapshot_create_object, &config);
+	return result;
+}
+
+static int put_snapshot_load(struct api_call *call, struct error *err)
+{
+	struct snapshot_load_config config = { 0 };
+	int result = parse_body(call, &config, err);
+
+	if (result == 0)
+		result = vmm_load_snapshot(call->vmm, &config, err);
+	config_clear(&config_snapshot_load_object, &config);
+	return result;
+}
+
 const struct api_route api_routes[] = {
 	{ HTTP_GET, "", get_instance },
 	{ HTTP_GET, "/version", get_version },
@@ -279,6 +301,8 @@ const struct api_route api_routes[] = {
 	{ HTTP_PUT, "/metrics", put_metrics, &config_metrics_object },
 	{ HTTP_PATCH, "/vm", patch_vm, &config_vm_state_object },
 	{ HTTP_GET, "/vm/config", get_vm_config },
+	{ HTTP_PUT, "/snapshot/create", put_snapshot_create, &config_snapshot_create_object },
+	{ HTTP_PUT, "/snapshot/load", put_snapshot_load, &config_snapshot_load_object },
 };
 
 const size_t api_route_count = ARRAY_SIZE(api_routes);
@@ -288,9 +312,8 @@ static const struct {
 	const char *path;
 	bool later; /* a later version has it; else refused on purpose */
 } refused_resources[] = {
-	{ "/vsock", false },   { "/balloon", false },	{ "/entropy", false },
-	{ "/pmem", false },    { "/hotplug", false },	{ "/mmds", true },
-	{ "/snapshot", true }, { "/cpu-config", true },
+	{ "/vsock", false },   { "/balloon", false }, { "/entropy", false },   { "/pmem", false },
+	{ "/hotplug", false }, { "/mmds", true },     { "/cpu-config", true },
 };
 
 static int refuse_resource(const struct http_request *request, struct error *err)

@@ -28,6 +28,23 @@ static bool *present_flag(void *value, const struct config_field *field)
 	return (bool *)((char *)value + field->present_offset);
 }
 
+/* CONFIG_LIST: how many there are, and one of them. */
+static unsigned int *list_count(void *value, const struct config_field *field)
+{
+	return (unsigned int *)(void *)((char *)value + field->present_offset);
+}
+
+static void *list_entry(void *value, const struct config_field *field, unsigned int index)
+{
+	return (char *)member_of(value, field) + index * field->object->size_bytes;
+}
+
+/* Has a table of its own. */
+static bool has_object(const struct config_field *field)
+{
+	return field->type == CONFIG_OBJECT || field->type == CONFIG_LIST;
+}
+
 static const struct config_field *find_field(const struct config_object *object, const char *name)
 {
 	for (size_t i = 0; i < object->field_count; i++) {
@@ -168,6 +185,7 @@ static int parse_field(const struct config_field *field, const json_t *json, voi
 	case CONFIG_REFUSED:
 		return error_set(err, ENOTSUP, "%s", field->refusal);
 	case CONFIG_OBJECT:
+	case CONFIG_LIST:
 		break; /* parse_at() */
 	}
 	return error_set(err, EINVAL, "`%s` has no type", field->name);
@@ -196,6 +214,18 @@ static const json_t *given_value(const struct config_field *field, const json_t 
 	return value;
 }
 
+static void exchange(void *one, void *other, size_t length)
+{
+	uint8_t *left = one, *right = other;
+
+	for (size_t i = 0; i < length; i++) {
+		uint8_t kept = left[i];
+
+		left[i] = right[i];
+		right[i] = kept;
+	}
+}
+
 /* Fields that the JSON gives are taken from `from`, the others stay; `out` gives its old strings to
  * `from`. */
 static void exchange_given(const struct config_object *object, const json_t *json, bool partial,
@@ -208,29 +238,31 @@ static void exchange_given(const struct config_object *object, const json_t *jso
 		if (field->type == CONFIG_REFUSED || !given_value(field, json, partial))
 			continue;
 		switch (field->type) {
-		case CONFIG_STRING: {
-			char *old = *(char **)to_member;
-
-			*(char **)to_member = *(char **)from_member;
-			*(char **)from_member = old;
+		case CONFIG_STRING:
+			exchange(to_member, from_member, sizeof(char *));
 			break;
-		}
 		case CONFIG_BOOL:
-			*(bool *)to_member = *(bool *)from_member;
+			exchange(to_member, from_member, sizeof(bool));
 			break;
 		case CONFIG_UINT:
-			*(uint64_t *)to_member = *(uint64_t *)from_member;
+			exchange(to_member, from_member, sizeof(uint64_t));
 			break;
 		case CONFIG_ENUM:
-			*(int *)to_member = *(int *)from_member;
+			exchange(to_member, from_member, sizeof(int));
 			break;
 		case CONFIG_OBJECT:
-			memcpy(to_member, from_member, field->object->size_bytes);
-			*present_flag(out, field) = true;
+			exchange(to_member, from_member, field->object->size_bytes);
 			break;
+		case CONFIG_LIST:
+			exchange(to_member, from_member, field->object->size_bytes * field->max);
+			exchange(list_count(out, field), list_count(from, field),
+				 sizeof(unsigned int));
+			continue;
 		case CONFIG_REFUSED:
 			break;
 		}
+		if (field->type == CONFIG_OBJECT || field->present_offset)
+			*present_flag(out, field) = true;
 	}
 }
 
@@ -268,8 +300,8 @@ static int check_form(const struct config_object *object, const json_t *json, bo
 	return 0;
 }
 
-static int parse_at(const struct config_object *object, const json_t *json, bool partial,
-		    void *out, const char *path, struct error *err);
+static int parse_at(const struct config_object *object, const json_t *json, bool partial, void *out,
+		    const char *path, struct error *err);
 
 /* A member with a table of its own. A PATCH changes it whole: what is required in it, is. */
 static int parse_within(const struct config_field *field, const json_t *json, void *out,
@@ -278,8 +310,27 @@ static int parse_within(const struct config_field *field, const json_t *json, vo
 	char name[128];
 
 	snprintf(name, sizeof(name), "%s%s%s", path, *path ? "." : "", field->name);
-	*present_flag(out, field) = true;
-	return parse_at(field->object, json, false, member_of(out, field), name, err);
+	if (field->type == CONFIG_OBJECT) {
+		*present_flag(out, field) = true;
+		return parse_at(field->object, json, false, member_of(out, field), name, err);
+	}
+	if (!json_is_array(json))
+		return config_type_error(json, "a sequence", name, err);
+	if (json_array_size(json) > field->max)
+		return error_set(err, ERANGE, "`%s` has %zu entries, %llu at most are possible.",
+				 name, json_array_size(json), (unsigned long long)field->max);
+	for (unsigned int i = 0; i < json_array_size(json); i++) {
+		char entry[160];
+		int result;
+
+		snprintf(entry, sizeof(entry), "%s[%u]", name, i);
+		++*list_count(out, field);
+		result = parse_at(field->object, json_array_get(json, i), false,
+				  list_entry(out, field, i), entry, err);
+		if (result < 0)
+			return result;
+	}
+	return 0;
 }
 
 static int parse_fields(const struct config_object *object, const json_t *json, bool partial,
@@ -291,15 +342,15 @@ static int parse_fields(const struct config_object *object, const json_t *json, 
 		const struct config_field *field = &object->fields[i];
 		const json_t *value = given_value(field, json, partial);
 
-		if (value && field->type != CONFIG_OBJECT)
+		if (value && !has_object(field))
 			result = parse_field(field, value, out, err);
 	}
 	return result;
 }
 
 /* Fills `out`, which is zeroed; it may own strings after a failure, too. */
-static int parse_at(const struct config_object *object, const json_t *json, bool partial,
-		    void *out, const char *path, struct error *err)
+static int parse_at(const struct config_object *object, const json_t *json, bool partial, void *out,
+		    const char *path, struct error *err)
 {
 	int result = parse_fields(object, json, partial, out, err);
 
@@ -309,7 +360,7 @@ static int parse_at(const struct config_object *object, const json_t *json, bool
 		const struct config_field *field = &object->fields[i];
 		const json_t *value = given_value(field, json, partial);
 
-		if (value && field->type == CONFIG_OBJECT)
+		if (value && has_object(field))
 			result = parse_within(field, value, out, path, err);
 	}
 	return result;
@@ -398,6 +449,7 @@ static bool format_field(const struct config_field *field, const void *member, j
 	case CONFIG_OBJECT:
 		*json = config_format_object(field->object, member);
 		break;
+	case CONFIG_LIST: /* only requests have lists, and requests are not shown */
 	case CONFIG_REFUSED:
 		return true;
 	}
@@ -412,7 +464,8 @@ json_t *config_format_object(const struct config_object *object, const void *val
 		const struct config_field *field = &object->fields[i];
 		json_t *member = NULL;
 
-		if (field->type == CONFIG_OBJECT &&
+		if (field->type != CONFIG_LIST &&
+		    (field->type == CONFIG_OBJECT || field->present_offset) &&
 		    !*present_flag((void *)(uintptr_t)value, field))
 			continue;
 		if (!format_field(field, const_member_of(value, field), &member) ||
@@ -427,8 +480,15 @@ json_t *config_format_object(const struct config_object *object, const void *val
 void config_clear(const struct config_object *object, void *value)
 {
 	for (size_t i = 0; i < object->field_count; i++) {
-		if (object->fields[i].type == CONFIG_STRING)
-			free(*(char **)member_of(value, &object->fields[i]));
+		const struct config_field *field = &object->fields[i];
+
+		if (field->type == CONFIG_STRING)
+			free(*(char **)member_of(value, field));
+		else if (field->type == CONFIG_OBJECT)
+			config_clear(field->object, member_of(value, field));
+		else if (field->type == CONFIG_LIST)
+			for (unsigned int n = 0; n < *list_count(value, field); n++)
+				config_clear(field->object, list_entry(value, field, n));
 	}
 	memset(value, 0, object->size_bytes);
 }

@@ -58,9 +58,9 @@ static const struct config_field token_bucket_fields[] = {
 OBJECT(config_token_bucket_object, "token bucket", token_bucket_config, token_bucket_fields);
 
 /* An object within `type`; whether it is there says the bool has_<member>. */
-#define WITHIN(type_, member, table)                                            \
-	.type = CONFIG_OBJECT, .nullable = true, .object = &(table),            \
-	.offset = offsetof(struct type_, member),                               \
+#define WITHIN(type_, member, table)                                 \
+	.type = CONFIG_OBJECT, .nullable = true, .object = &(table), \
+	.offset = offsetof(struct type_, member),                    \
 	.present_offset = offsetof(struct type_, has_##member)
 
 static const struct config_field rate_limiter_fields[] = {
@@ -78,8 +78,7 @@ static const struct config_field drive_fields[] = {
 	{ DRIVE(partuuid), .type = CONFIG_STRING, .nullable = true },
 	{ DRIVE(cache_type), .type = CONFIG_ENUM, .nullable = true, .names = cache_type_names },
 	{ DRIVE(io_engine), .type = CONFIG_ENUM, .nullable = true, .names = io_engine_names },
-	{ .name = "rate_limiter",
-	  WITHIN(drive_config, rate_limiter, config_rate_limiter_object) },
+	{ .name = "rate_limiter", WITHIN(drive_config, rate_limiter, config_rate_limiter_object) },
 	{ .name = "socket",
 	  .type = CONFIG_REFUSED,
 	  .nullable = true,
@@ -113,7 +112,9 @@ OBJECT(config_network_interface_object, "network-interfaces", network_interface_
        network_interface_fields);
 
 static const struct config_field network_interface_update_fields[] = {
-	{ .name = "iface_id", .type = CONFIG_STRING, .nullable = true,
+	{ .name = "iface_id",
+	  .type = CONFIG_STRING,
+	  .nullable = true,
 	  .offset = offsetof(struct network_interface_update_config, iface_id) },
 	{ .name = "rx_rate_limiter",
 	  WITHIN(network_interface_update_config, rx_rate_limiter, config_rate_limiter_object) },
@@ -127,9 +128,11 @@ OBJECT(config_network_interface_update_object, "network interface update",
 static const struct config_field serial_fields[] = {
 	{ SERIAL(serial_out_path), .type = CONFIG_STRING, .nullable = true },
 	/* Clients of this API give one bucket, that of bytes; both buckets are Mayfly's own. */
-	{ .name = "rate_limiter", .by_members = true,
+	{ .name = "rate_limiter",
+	  .by_members = true,
 	  WITHIN(serial_config, bucket, config_token_bucket_object) },
-	{ .name = "rate_limiter", .unless = &config_token_bucket_object,
+	{ .name = "rate_limiter",
+	  .unless = &config_token_bucket_object,
 	  WITHIN(serial_config, rate_limiter, config_rate_limiter_object) },
 };
 OBJECT(config_serial_object, "serial", serial_config, serial_fields);
@@ -169,6 +172,72 @@ static const struct config_field vm_state_fields[] = {
 	{ VM_STATE(state), .type = CONFIG_ENUM, .required = true, .names = vm_state_names },
 };
 OBJECT(config_vm_state_object, "microVM state", vm_state_config, vm_state_fields);
+
+static const char *const snapshot_type_names[] = { "Full", "Diff", NULL };
+static const char *const mem_backend_type_names[] = { "File", "Uffd", NULL };
+
+#define CREATE(member) .name = #member, .offset = offsetof(struct snapshot_create_config, member)
+static const struct config_field snapshot_create_fields[] = {
+	{ CREATE(snapshot_path), .type = CONFIG_STRING, .required = true },
+	{ CREATE(mem_file_path), .type = CONFIG_STRING, .required = true },
+	{ CREATE(snapshot_type), .type = CONFIG_ENUM, .nullable = true,
+	  .names = snapshot_type_names },
+};
+OBJECT(config_snapshot_create_object, "snapshot", snapshot_create_config, snapshot_create_fields);
+
+#define BACKEND(member) .name = #member, .offset = offsetof(struct mem_backend_config, member)
+static const struct config_field mem_backend_fields[] = {
+	{ BACKEND(backend_type), .type = CONFIG_ENUM, .required = true,
+	  .names = mem_backend_type_names },
+	{ BACKEND(backend_path), .type = CONFIG_STRING, .required = true },
+};
+OBJECT(config_mem_backend_object, "memory backend", mem_backend_config, mem_backend_fields);
+
+static const struct config_field network_override_fields[] = {
+	{ .name = "iface_id",
+	  .type = CONFIG_STRING,
+	  .required = true,
+	  .offset = offsetof(struct network_override_config, iface_id) },
+	{ .name = "host_dev_name",
+	  .type = CONFIG_STRING,
+	  .required = true,
+	  .offset = offsetof(struct network_override_config, host_dev_name) },
+};
+OBJECT(config_network_override_object, "network override", network_override_config,
+       network_override_fields);
+
+static const struct config_field drive_override_fields[] = {
+	{ .name = "drive_id",
+	  .type = CONFIG_STRING,
+	  .required = true,
+	  .offset = offsetof(struct drive_override_config, drive_id) },
+	{ .name = "path_on_host",
+	  .type = CONFIG_STRING,
+	  .required = true,
+	  .offset = offsetof(struct drive_override_config, path_on_host) },
+};
+OBJECT(config_drive_override_object, "drive override", drive_override_config,
+       drive_override_fields);
+
+#define LOAD(member) .name = #member, .offset = offsetof(struct snapshot_load_config, member)
+#define LOAD_LIST(list, count, table)                                            \
+	LOAD(list), .type = CONFIG_LIST, .nullable = true, .object = &(table),   \
+		    .max = ARRAY_SIZE(((struct snapshot_load_config *)0)->list), \
+		    .present_offset = offsetof(struct snapshot_load_config, count)
+static const struct config_field snapshot_load_fields[] = {
+	{ LOAD(snapshot_path), .type = CONFIG_STRING, .required = true },
+	{ LOAD(mem_file_path), .type = CONFIG_STRING, .nullable = true, .deprecated = true },
+	{ .name = "mem_backend",
+	  WITHIN(snapshot_load_config, mem_backend, config_mem_backend_object) },
+	{ LOAD(resume_vm), .type = CONFIG_BOOL },
+	{ LOAD(track_dirty_pages), .type = CONFIG_BOOL },
+	{ LOAD(clock_realtime), .type = CONFIG_BOOL },
+	{ LOAD(huge_pages), .type = CONFIG_ENUM, .nullable = true, .names = huge_pages_names,
+	  .present_offset = offsetof(struct snapshot_load_config, has_huge_pages) },
+	{ LOAD_LIST(network_overrides, network_override_count, config_network_override_object) },
+	{ LOAD_LIST(drive_overrides, drive_override_count, config_drive_override_object) },
+};
+OBJECT(config_snapshot_load_object, "snapshot load", snapshot_load_config, snapshot_load_fields);
 
 void config_machine_defaults(struct machine_config *machine)
 {

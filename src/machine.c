@@ -13,7 +13,7 @@
 #include "machine_private.h"
 #include "startup_trace.h"
 
-static void mark(struct machine *machine, enum startup_stage stage)
+void machine_mark(struct machine *machine, enum startup_stage stage)
 {
 	startup_mark(machine->request.options->startup_trace, stage);
 }
@@ -38,11 +38,20 @@ static void on_vcpus_exit(struct loop_source *source, uint32_t events)
 	bool clean = vcpus_exit_reason(machine->vcpus) == VCPUS_RESET;
 
 	(void)events;
-	mark(machine, STARTUP_END);
+	machine_mark(machine, STARTUP_END);
 	loop_remove(machine->request.loop, source);
 	if (clean)
 		log_info(machine->request.log, "the guest has reset the machine");
+	else if (!memory_file_is_whole(&machine->memory))
+		log_error(machine->request.log,
+			  "the snapshot's memory file was cut while the guest ran from it");
 	machine->request.on_end(machine->request.context, clean ? VMM_EXIT_OK : VMM_EXIT_ERROR);
+}
+
+int machine_watch_vcpus(struct machine *machine, struct error *err)
+{
+	return loop_add(machine->request.loop, &machine->exit_source, vcpus_exit_fd(machine->vcpus),
+			EPOLLIN, on_vcpus_exit, err);
 }
 
 struct boot_virtio_device machine_virtio_slot(unsigned int slot)
@@ -56,8 +65,8 @@ struct boot_virtio_device machine_virtio_slot(unsigned int slot)
 
 /* The root drive comes first, whatever its place in the configuration: the guest names it /dev/vda.
  */
-static const struct drive_config *assign_slots(struct machine *machine,
-					       const struct vm_config *config)
+const struct drive_config *machine_assign_slots(struct machine *machine,
+						const struct vm_config *config)
 {
 	const struct drive_config *root = NULL;
 	unsigned int next = 0;
@@ -78,7 +87,7 @@ static const struct drive_config *assign_slots(struct machine *machine,
 static int load_kernel(struct machine *machine, const struct vm_config *config,
 		       struct boot_entry *entry, struct error *err)
 {
-	const struct drive_config *root = assign_slots(machine, config);
+	const struct drive_config *root = machine_assign_slots(machine, config);
 	struct boot_platform platform = {
 		.vcpu_count = (unsigned int)config->machine.vcpu_count,
 		.virtio_count = config->drive_count + config->interface_count,
@@ -108,7 +117,7 @@ static int load_kernel(struct machine *machine, const struct vm_config *config,
 	return vmgenid_renew(&machine->vmgenid, &machine->memory, err);
 }
 
-static int open_disks(struct machine *machine, const struct vm_config *config, struct error *err)
+int machine_open_disks(struct machine *machine, const struct vm_config *config, struct error *err)
 {
 	for (unsigned int i = 0; i < config->drive_count; i++) {
 		struct machine_drive *drive = &machine->drives[i];
@@ -122,7 +131,8 @@ static int open_disks(struct machine *machine, const struct vm_config *config, s
 	return 0;
 }
 
-static int create_vm(struct machine *machine, const struct vm_config *config, struct error *err)
+int machine_create_vm(struct machine *machine, const struct vm_config *config,
+		      struct state_file *state, struct error *err)
 {
 	struct vcpus_config vcpus = {
 		.count = (unsigned int)config->machine.vcpu_count,
@@ -134,6 +144,7 @@ static int create_vm(struct machine *machine, const struct vm_config *config, st
 		.start_time_us = machine->request.options->start_time_us,
 		.startup_trace = machine->request.options->startup_trace,
 		.filters = machine->request.options->filters,
+		.state = state,
 	};
 	int result = vm_open(&machine->vm, machine->request.log, err);
 
@@ -142,18 +153,21 @@ static int create_vm(struct machine *machine, const struct vm_config *config, st
 			err, EINVAL,
 			"vcpu_count: this host gives a virtual machine at most %u vCPUs, not %u",
 			vm_max_vcpus(&machine->vm), vcpus.count);
+	machine->tracks_dirty = config->machine.track_dirty_pages;
+	if (result == 0 && machine->tracks_dirty)
+		result = memory_track_dirty(&machine->memory, err);
 	if (result == 0)
 		result = vm_set_memory(&machine->vm, &machine->memory,
 				       config->machine.track_dirty_pages, err);
 	if (result == 0)
 		result = vm_create_irqchip(&machine->vm, err);
-	mark(machine, STARTUP_VM);
+	machine_mark(machine, STARTUP_VM);
 	if (result == 0)
 		result = vcpus_create(&machine->vcpus, &vcpus, err);
 	return result;
 }
 
-static int add_legacy_devices(struct machine *machine, struct error *err)
+int machine_add_legacy_devices(struct machine *machine, struct error *err)
 {
 	int result = serial_init(&machine->serial, err);
 
@@ -194,7 +208,7 @@ int machine_wire_virtio(struct machine *machine, struct virtio_mmio *mmio, int i
 	return result;
 }
 
-static int add_drive(struct machine *machine, unsigned int index, struct error *err)
+int machine_add_drive(struct machine *machine, unsigned int index, struct error *err)
 {
 	const struct drive_config *config = &machine->request.config->drives[index];
 	struct machine_drive *drive = &machine->drives[index];
@@ -220,7 +234,7 @@ static int add_drive(struct machine *machine, unsigned int index, struct error *
 				   drive->interrupt_fd, options.slot, err);
 }
 
-static int open_console(struct machine *machine, const struct vm_config *config, struct error *err)
+int machine_open_console(struct machine *machine, const struct vm_config *config, struct error *err)
 {
 	struct rate_limiter_config limiter = config_serial_limiter(&config->serial);
 	struct console_options options = {
@@ -246,45 +260,45 @@ static int build(struct machine *machine, struct error *err)
 	int result = memory_create(&machine->memory, config->machine.mem_size_mib * MIB,
 				   config->machine.huge_pages, err);
 
-	mark(machine, STARTUP_MEMORY);
+	machine_mark(machine, STARTUP_MEMORY);
 	if (result == 0)
 		result = load_kernel(machine, config, &entry, err);
-	mark(machine, STARTUP_KERNEL);
+	machine_mark(machine, STARTUP_KERNEL);
 	if (result == 0)
-		result = open_disks(machine, config, err);
+		result = machine_open_disks(machine, config, err);
 	if (result == 0)
 		result = machine_open_taps(machine, config, err);
-	mark(machine, STARTUP_DISKS);
+	machine_mark(machine, STARTUP_DISKS);
 	if (result == 0)
-		result = create_vm(machine, config, err);
-	mark(machine, STARTUP_VCPUS);
+		result = machine_create_vm(machine, config, NULL, err);
+	machine_mark(machine, STARTUP_VCPUS);
 	if (result == 0)
-		result = add_legacy_devices(machine, err);
+		result = machine_add_legacy_devices(machine, err);
 	for (unsigned int i = 0; result == 0 && i < machine->drive_count; i++)
-		result = add_drive(machine, i, err);
+		result = machine_add_drive(machine, i, err);
 	if (result == 0)
 		result = machine_add_interfaces(machine, err);
 	if (result == 0)
 		result = vcpus_set_entry(machine->vcpus, &entry, err);
 	if (result == 0)
-		result = loop_add(machine->request.loop, &machine->exit_source,
-				  vcpus_exit_fd(machine->vcpus), EPOLLIN, on_vcpus_exit, err);
+		result = machine_watch_vcpus(machine, err);
 	if (result == 0)
-		result = open_console(machine, config, err);
-	mark(machine, STARTUP_DEVICES);
+		result = machine_open_console(machine, config, err);
+	machine_mark(machine, STARTUP_DEVICES);
 	if (result == 0)
 		result = vcpus_start(machine->vcpus, err);
-	mark(machine, STARTUP_THREADS);
+	machine_mark(machine, STARTUP_THREADS);
 	return result;
 }
 
-int machine_create(struct machine **out, const struct machine_request *request, struct error *err)
+struct machine *machine_new(const struct machine_request *request, struct error *err)
 {
 	struct machine *machine = calloc(1, sizeof(*machine));
-	int result;
 
-	if (!machine)
-		return error_set(err, ENOMEM, "no memory for the machine");
+	if (!machine) {
+		error_set(err, ENOMEM, "no memory for the machine");
+		return NULL;
+	}
 	machine->request = *request;
 	machine->vm = (struct vm) { .kvm_fd = -1, .fd = -1 };
 	machine->exit_source.fd = -1;
@@ -292,6 +306,16 @@ int machine_create(struct machine **out, const struct machine_request *request, 
 	machine_init_interfaces(machine);
 	for (unsigned int i = 0; i < CONFIG_MAX_DRIVES; i++)
 		machine->drives[i].interrupt_fd = -1;
+	return machine;
+}
+
+int machine_create(struct machine **out, const struct machine_request *request, struct error *err)
+{
+	struct machine *machine = machine_new(request, err);
+	int result;
+
+	if (!machine)
+		return -ENOMEM;
 	result = build(machine, err);
 	if (result < 0) {
 		machine_destroy(machine);
@@ -323,16 +347,16 @@ void machine_destroy(struct machine *machine)
 		return;
 	loop_remove(machine->request.loop, &machine->exit_source);
 	vcpus_destroy(machine->vcpus);
-	mark(machine, STARTUP_STOPPED);
+	machine_mark(machine, STARTUP_STOPPED);
 	for (unsigned int i = 0; i < machine->drive_count; i++)
 		destroy_drive(machine, &machine->drives[i]);
 	machine_destroy_interfaces(machine);
 	console_close(&machine->console);
 	serial_destroy(&machine->serial);
 	i8042_destroy(&machine->i8042);
-	mark(machine, STARTUP_FLUSHED);
+	machine_mark(machine, STARTUP_FLUSHED);
 	vm_close(&machine->vm);
-	mark(machine, STARTUP_CLOSED);
+	machine_mark(machine, STARTUP_CLOSED);
 	memory_destroy(&machine->memory);
 	free(machine);
 }

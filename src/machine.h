@@ -7,6 +7,7 @@
 
 #include "mayfly/config.h"
 #include "mayfly/loop.h"
+#include "mayfly/state.h"
 #include "mayfly/vcpu.h"
 #include "mayfly/vmm.h"
 
@@ -35,6 +36,29 @@ void machine_destroy(struct machine *machine);
  * Stops the vCPUs and brings every device to rest: nothing reads or writes guest memory until
  * machine_resume(). Waits for disk requests that are in flight.
  */
+struct machine_snapshot {
+	const char *state_path, *memory_path;
+	bool diff;
+	uint64_t data_bytes; /* out: of memory, in the memory file */
+};
+
+/* Writes both files of a machine that is paused. They appear once both are complete. */
+int machine_save(struct machine *machine, const struct vm_config *config,
+		 struct machine_snapshot *snapshot, struct error *err);
+
+/* The configuration within a state file, into `config`, which is zeroed first. */
+int machine_read_config(struct state_file *state, struct vm_config *config, struct error *err);
+
+struct machine_restore_request {
+	struct state_file *state; /* the rest of it */
+	const char *memory_path;
+	bool clock_realtime; /* the guest's time goes on as if it had never stopped */
+};
+
+/* As machine_create(), from a snapshot: it stands still until machine_resume(). `request->config` is that of the snapshot, as changed. */
+int machine_restore(struct machine **machine, const struct machine_request *request,
+		    const struct machine_restore_request *restore, struct error *err);
+
 void machine_pause(struct machine *machine);
 void machine_resume(struct machine *machine);
 int machine_send_ctrl_alt_del(struct machine *machine, struct error *err);

@@ -10,11 +10,14 @@
 #include "mayfly/boot.h"
 #include "mayfly/console.h"
 #include "mayfly/i8042.h"
+#include "mayfly/memory_file.h"
 #include "mayfly/serial.h"
+#include "mayfly/snapshot.h"
 #include "mayfly/virtio_block.h"
 #include "mayfly/virtio_net.h"
 #include "mayfly/vm.h"
 #include "mayfly/vmgenid.h"
+#include "startup_trace.h"
 
 struct machine_drive {
 	struct disk *disk; /* until the device takes it */
@@ -49,7 +52,30 @@ struct machine {
 	unsigned int interface_count;
 	unsigned int slots[CONFIG_MAX_DRIVES]; /* virtio slot of each drive of the configuration */
 	struct loop_source exit_source;
+	bool tracks_dirty;
+	/* The last snapshot that was made or loaded: what a diff is a diff of. */
+	bool has_snapshot;
+	struct memory_file_id snapshot_id;
 };
+
+/* A machine with nothing open yet, or NULL. */
+struct machine *machine_new(const struct machine_request *request, struct error *err);
+
+/*
+ * The steps of machine.c and machine_restore.c, in about this order. `state` is NULL for a machine
+ * that boots. machine_assign_slots() returns the root drive, NULL when there is none.
+ */
+void machine_mark(struct machine *machine, enum startup_stage stage);
+const struct drive_config *machine_assign_slots(struct machine *machine,
+						const struct vm_config *config);
+int machine_open_disks(struct machine *machine, const struct vm_config *config, struct error *err);
+int machine_create_vm(struct machine *machine, const struct vm_config *config,
+		      struct state_file *state, struct error *err);
+int machine_add_legacy_devices(struct machine *machine, struct error *err);
+int machine_add_drive(struct machine *machine, unsigned int index, struct error *err);
+int machine_open_console(struct machine *machine, const struct vm_config *config,
+			 struct error *err);
+int machine_watch_vcpus(struct machine *machine, struct error *err);
 
 /* Where the guest finds a virtio device. Drives have the first slots, interfaces those behind. */
 struct boot_virtio_device machine_virtio_slot(unsigned int slot);

@@ -12,7 +12,9 @@
 
 #include "mayfly/api.h"
 #include "mayfly/filters.h"
+#include "mayfly/memory_file.h"
 #include "mayfly/signals.h"
+#include "mayfly/snapshot.h"
 #include "mayfly/vmm.h"
 #include "options.h"
 #include "startup_trace.h"
@@ -226,6 +228,17 @@ int main(int argc, char **argv)
 		break;
 	case OPTIONS_VERSION:
 		printf("Mayfly v%s\n", MAYFLY_VERSION);
+		break;
+	case OPTIONS_SNAPSHOT_VERSION:
+		printf("v%d.0.0\n", STATE_FORMAT_VERSION);
+		break;
+	case OPTIONS_DESCRIBE_SNAPSHOT:
+		if (snapshot_describe(options.describe_snapshot, options.json, stdout, &err) < 0)
+			exit_code = complain(&err, VMM_EXIT_ERROR);
+		break;
+	case OPTIONS_MERGE_MEMORY:
+		if (memory_file_merge(options.merge_base, options.merge_diff, &err) < 0)
+			exit_code = complain(&err, VMM_EXIT_ERROR);
 		break;
 	case OPTIONS_MONITOR:
 	case OPTIONS_RUN:

@@ -335,13 +335,11 @@ int memory_create_from_file(struct memory *memory, uint64_t size_bytes, enum hug
 	return 0;
 }
 
-const struct memory_region *memory_region_of(const struct memory *memory, uint64_t offset,
-					     uint8_t **hva)
+bool memory_file_is_whole(const struct memory *memory)
 {
-	const struct memory_region *region = memory->regions;
+	struct stat status;
 
-	while (offset >= region->size_bytes)
-		offset -= (region++)->size_bytes;
-	*hva = region->hva + offset;
-	return region;
+	if (memory->snapshot_fd < 0 || fstat(memory->snapshot_fd, &status) < 0)
+		return true;
+	return (uint64_t)status.st_size >= memory->size_bytes;
 }

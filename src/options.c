@@ -16,6 +16,9 @@ enum {
 	OPT_PAYLOAD,
 	OPT_START_TIME_US,
 	OPT_IGNORED_NUMBER,
+	OPT_SNAPSHOT_VERSION,
+	OPT_DESCRIBE_SNAPSHOT,
+	OPT_JSON,
 	OPT_NOT_YET,
 };
 
@@ -31,8 +34,9 @@ static const struct option long_options[] = {
 	{ "parent-cpu-time-us", required_argument, NULL, OPT_IGNORED_NUMBER },
 	{ "metadata", required_argument, NULL, OPT_NOT_YET },
 	{ "mmds-size-limit", required_argument, NULL, OPT_NOT_YET },
-	{ "snapshot-version", no_argument, NULL, OPT_NOT_YET },
-	{ "describe-snapshot", required_argument, NULL, OPT_NOT_YET },
+	{ "snapshot-version", no_argument, NULL, OPT_SNAPSHOT_VERSION },
+	{ "describe-snapshot", required_argument, NULL, OPT_DESCRIBE_SNAPSHOT },
+	{ "json", no_argument, NULL, OPT_JSON },
 	{ 0 },
 };
 
@@ -42,6 +46,7 @@ void options_print_help(void)
 	      "\n"
 	      "  mayfly run --kernel KERNEL ...   boot a guest on this terminal (mayfly run --help)\n"
 	      "  mayfly [options]                 wait for clients of the REST API, or start a config file\n"
+	      "  mayfly merge-memory BASE DIFF    copy a diff snapshot's memory into that of the snapshot before\n"
 	      "\n"
 	      "The API:\n"
 	      "  --api-sock PATH      listen on this Unix socket (default " OPTIONS_DEFAULT_SOCKET
@@ -73,6 +78,11 @@ void options_print_help(void)
 		fputs("                       (this build, with sanitizers or for coverage, has none to begin with)\n",
 		      stdout);
 	fputs("\n"
+	      "Snapshots:\n"
+	      "  --describe-snapshot FILE\n"
+	      "                       what a state file holds; with --json, for programs\n"
+	      "  --snapshot-version   the version of the format that this Mayfly writes\n"
+	      "\n"
 	      "Of the one who starts Mayfly:\n"
 	      "  --start-time-us N    CLOCK_MONOTONIC microseconds at which the start was asked for\n"
 	      "  --start-time-cpu-us N, --parent-cpu-time-us N\n"
@@ -182,6 +192,15 @@ static int parse_monitor(struct options *options, int argc, char **argv, struct 
 			snprintf(name, sizeof(name), "--%s", long_options[index].name);
 			result = arguments_number(name, optarg, 0, UINT64_MAX, &ignored, err);
 			break;
+		case OPT_SNAPSHOT_VERSION:
+			options->command = OPTIONS_SNAPSHOT_VERSION;
+			break;
+		case OPT_DESCRIBE_SNAPSHOT:
+			options->describe_snapshot = optarg;
+			break;
+		case OPT_JSON:
+			options->json = true;
+			break;
 		case OPT_NOT_YET:
 			return error_set(
 				err, EINVAL,
@@ -198,6 +217,12 @@ static int parse_monitor(struct options *options, int argc, char **argv, struct 
 			err, EINVAL,
 			"'%s' is not an option. To boot a kernel on this terminal type: mayfly run --kernel %s",
 			argv[optind], argv[optind]);
+	if (options->describe_snapshot)
+		options->command = OPTIONS_DESCRIBE_SNAPSHOT;
+	else if (options->json)
+		return error_set(err, EINVAL, "--json goes with --describe-snapshot FILE only.");
+	if (options->command != OPTIONS_MONITOR)
+		return 0;
 	if (no_api && !options->config_file)
 		return error_set(
 			err, EINVAL,
@@ -205,6 +230,22 @@ static int parse_monitor(struct options *options, int argc, char **argv, struct 
 	if (no_api)
 		options->api_socket = NULL;
 	return options_check_common(options, err);
+}
+
+static int parse_merge(struct options *options, int argc, char **argv, struct error *err)
+{
+	if (argc == 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
+		options->command = OPTIONS_HELP;
+		return 0;
+	}
+	if (argc != 3)
+		return error_set(
+			err, EINVAL,
+			"Two files are needed, the memory file to change and the diff: mayfly merge-memory BASE DIFF");
+	options->command = OPTIONS_MERGE_MEMORY;
+	options->merge_base = argv[1];
+	options->merge_diff = argv[2];
+	return 0;
 }
 
 int options_parse(struct options *options, int argc, char **argv, struct error *err)
@@ -215,6 +256,8 @@ int options_parse(struct options *options, int argc, char **argv, struct error *
 		options->command = OPTIONS_RUN;
 		return options_parse_run(options, argc - 1, argv + 1, err);
 	}
+	if (argc > 1 && strcmp(argv[1], "merge-memory") == 0)
+		return parse_merge(options, argc - 1, argv + 1, err);
 	if (argc > 1 && strcmp(argv[1], "help") == 0) {
 		options->command = OPTIONS_HELP;
 		return 0;

@@ -3,6 +3,7 @@
  *
  *   mayfly [options]          a monitor for clients of the REST API, or of a config file
  *   mayfly run --kernel ...   a guest on this terminal, for people
+ *   mayfly merge-memory ...   a diff snapshot's memory into that of the snapshot before
  */
 #ifndef MAYFLY_SRC_OPTIONS_H
 #define MAYFLY_SRC_OPTIONS_H
@@ -17,7 +18,10 @@ enum options_command {
 	OPTIONS_RUN,
 	OPTIONS_HELP,
 	OPTIONS_RUN_HELP,
-	OPTIONS_VERSION
+	OPTIONS_VERSION,
+	OPTIONS_SNAPSHOT_VERSION,
+	OPTIONS_DESCRIBE_SNAPSHOT,
+	OPTIONS_MERGE_MEMORY
 };
 
 struct options {
@@ -32,6 +36,9 @@ struct options {
 	const char *startup_trace;
 	const char *seccomp_filter; /* NULL: those that are built in */
 	bool no_seccomp;
+	const char *describe_snapshot;
+	bool json; /* what is described, for programs */
+	const char *merge_base, *merge_diff;
 	bool boot_timer;
 	uint64_t max_payload_bytes;
 	uint64_t start_time_us;

@@ -113,10 +113,9 @@ static int set_tsc_khz(struct vcpu *vcpu, const struct vcpu_state *state, struct
 			" %u: the guest's TSC runs at %llu kHz, this host's at %d, and it cannot scale it",
 			vcpu->index, (unsigned long long)guest, host);
 	if (ioctl(vcpu->fd, KVM_SET_TSC_KHZ, (unsigned long)guest) < 0)
-		return error_errno(err,
-				   "section " VCPU_STATE_SECTION
-				   " %u: KVM refuses a TSC of %llu kHz",
-				   vcpu->index, (unsigned long long)guest);
+		return error_errno(
+			err, "section " VCPU_STATE_SECTION " %u: KVM refuses a TSC of %llu kHz",
+			vcpu->index, (unsigned long long)guest);
 	vcpu->tsc_scaled = true;
 	return 0;
 }
@@ -157,16 +156,34 @@ static int set_state(struct vcpu *vcpu, struct vcpu_state *state, struct error *
 	return result;
 }
 
+/*
+ * Some hosts cannot hide features: their guests see more than KVM_GET_SUPPORTED_CPUID says. What a
+ * guest really sees there is what KVM gives back for a vCPU.
+ */
+static int read_shown(struct vcpu *vcpu, struct cpuid_table *host, struct error *err)
+{
+	if (ioctl(vcpu->fd, KVM_SET_CPUID2, host) < 0)
+		return error_errno(err, "vCPU %u: KVM refuses the CPUID table", vcpu->index);
+	host->head.nent = CPUID_MAX_ENTRIES;
+	if (ioctl(vcpu->fd, KVM_GET_CPUID2, host) < 0)
+		return error_errno(err, "vCPU %u: KVM does not say its CPUID table", vcpu->index);
+	return 0;
+}
+
 static int set_cpuid(struct vcpu *vcpu, struct vcpu_state *state, struct cpuid_table *host,
 		     struct error *err)
 {
-	if (cpuid_check_supported(&state->cpuid, host, err) < 0)
-		return error_prefix(err, "section " VCPU_STATE_SECTION " %u", vcpu->index);
-	if (ioctl(vcpu->fd, KVM_SET_CPUID2, &state->cpuid) < 0)
-		return error_errno(err,
-				   "section " VCPU_STATE_SECTION " %u: KVM refuses the CPUID table",
-				   vcpu->index);
-	return 0;
+	int result = cpuid_check_supported(&state->cpuid, host, NULL);
+
+	if (result < 0)
+		result = read_shown(vcpu, host, err);
+	if (result == 0 && cpuid_check_supported(&state->cpuid, host, err) < 0)
+		result = error_prefix(err, "section " VCPU_STATE_SECTION " %u", vcpu->index);
+	if (result == 0 && ioctl(vcpu->fd, KVM_SET_CPUID2, &state->cpuid) < 0)
+		result = error_errno(
+			err, "section " VCPU_STATE_SECTION " %u: KVM refuses the CPUID table",
+			vcpu->index);
+	return result;
 }
 
 /* What is left for vcpus_restore_time(). */
@@ -218,7 +235,8 @@ static int set_tsc(struct vcpu *vcpu, const struct vm_clock *saved, const struct
 		   struct error *err)
 {
 	uint64_t offset, khz = vcpu->saved_tsc_khz;
-	uint64_t passed = (uint64_t)((__uint128_t)(now->clock_ns - saved->clock_ns) * khz / 1000000);
+	uint64_t passed =
+		(uint64_t)((__uint128_t)(now->clock_ns - saved->clock_ns) * khz / 1000000);
 	bool has_offset = vcpu_get_tsc_offset(vcpu, &offset);
 
 	/*
@@ -228,10 +246,11 @@ static int set_tsc(struct vcpu *vcpu, const struct vm_clock *saved, const struct
 	 */
 	if (has_offset && offset == 0) {
 		if (__rdtsc() < vcpu->saved_tsc)
-			return error_set(err, ENOTSUP,
-					 "section " VCPU_STATE_SECTION
-					 " %u: the guest's TSC would go back: this host cannot offset its own",
-					 vcpu->index);
+			return error_set(
+				err, ENOTSUP,
+				"section " VCPU_STATE_SECTION
+				" %u: the guest's TSC would go back: this host cannot offset its own",
+				vcpu->index);
 		return 0;
 	}
 	if (!has_offset || vcpu->tsc_scaled)

@@ -100,9 +100,9 @@ int vm_restore(const struct vm *vm, struct state_file *file, struct vm_clock *cl
 		return result;
 	for (size_t i = 0; i < ARRAY_SIZE(chips); i++) {
 		if (ioctl(vm->fd, KVM_SET_IRQCHIP, &chip[i]) < 0)
-			return error_errno(err,
-					   "section " SECTION ": KVM refuses interrupt controller %u",
-					   chips[i]);
+			return error_errno(
+				err, "section " SECTION ": KVM refuses interrupt controller %u",
+				chips[i]);
 	}
 	if (ioctl(vm->fd, KVM_SET_PIT2, &pit) < 0)
 		return error_errno(err, "section " SECTION ": KVM refuses the timer");

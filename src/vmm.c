@@ -11,25 +11,13 @@
 #include <sys/stat.h>
 #include <sys/sysinfo.h>
 
-#include "machine.h"
-#include "metrics.h"
+#include "vmm_private.h"
 #include "mayfly/boot.h"
 #include "mayfly/disk.h"
 #include "mayfly/filters.h"
 #include "mayfly/tap.h"
 
 #define DEFAULT_ID "anonymous-instance"
-
-struct vmm {
-	struct loop *loop;
-	struct log *log;
-	struct vmm_options options;
-	char id[CONFIG_MAX_ID_BYTES + 1];
-	enum vmm_state state;
-	struct vm_config config;
-	struct machine *machine; /* from the start on */
-	struct metrics metrics;
-};
 
 static const char *const state_names[] = {
 	[VMM_NOT_STARTED] = "Not started",
@@ -109,7 +97,7 @@ struct log *vmm_log(struct vmm *vmm)
 	return vmm->log;
 }
 
-static int need_not_started(const struct vmm *vmm, struct error *err)
+int vmm_need_not_started(const struct vmm *vmm, struct error *err)
 {
 	if (vmm->state == VMM_NOT_STARTED)
 		return 0;
@@ -117,7 +105,7 @@ static int need_not_started(const struct vmm *vmm, struct error *err)
 			 "The requested operation is not supported after starting the microVM.");
 }
 
-static int need_started(const struct vmm *vmm, struct error *err)
+int vmm_need_started(const struct vmm *vmm, struct error *err)
 {
 	if (vmm->state != VMM_NOT_STARTED)
 		return 0;
@@ -127,7 +115,7 @@ static int need_started(const struct vmm *vmm, struct error *err)
 
 int vmm_set_boot_source(struct vmm *vmm, const struct boot_source_config *config, struct error *err)
 {
-	int result = need_not_started(vmm, err);
+	int result = vmm_need_not_started(vmm, err);
 
 	if (result == 0)
 		result = boot_file_check("kernel", config->kernel_image_path, err);
@@ -161,7 +149,7 @@ static int check_host_memory(const struct machine_config *config, struct error *
 
 int vmm_set_machine(struct vmm *vmm, const struct machine_config *config, struct error *err)
 {
-	int result = need_not_started(vmm, err);
+	int result = vmm_need_not_started(vmm, err);
 
 	if (result == 0)
 		result = config_machine_check(config, err);
@@ -169,6 +157,8 @@ int vmm_set_machine(struct vmm *vmm, const struct machine_config *config, struct
 		result = check_host_memory(config, err);
 	if (result == 0 && config_copy(&config_machine_object, &vmm->config.machine, config) < 0)
 		result = error_set(err, ENOMEM, "no memory for the machine configuration");
+	if (result == 0)
+		vmm->machine_configured = true;
 	return result;
 }
 
@@ -222,7 +212,7 @@ int vmm_set_drive(struct vmm *vmm, const struct drive_config *config, struct err
 {
 	unsigned int index = find_drive(&vmm->config, config->drive_id);
 	struct drive_config *drive = &vmm->config.drives[index];
-	int result = need_not_started(vmm, err);
+	int result = vmm_need_not_started(vmm, err);
 
 	if (result == 0)
 		result = check_drive(vmm, config, index, err);
@@ -279,7 +269,7 @@ int vmm_set_network_interface(struct vmm *vmm, const struct network_interface_co
 {
 	unsigned int index = find_interface(&vmm->config, config->iface_id);
 	struct network_interface_config complete = { 0 };
-	int result = need_not_started(vmm, err);
+	int result = vmm_need_not_started(vmm, err);
 
 	if (result == 0)
 		result = check_interface(vmm, config, index, err);
@@ -325,7 +315,7 @@ static int check_output(const char *path, struct error *err)
 
 int vmm_set_serial(struct vmm *vmm, const struct serial_config *config, struct error *err)
 {
-	int result = need_not_started(vmm, err);
+	int result = vmm_need_not_started(vmm, err);
 
 	if (result == 0 && config->serial_out_path)
 		result = check_output(config->serial_out_path, err);
@@ -354,7 +344,7 @@ static int name_level(struct logger_config *logger, enum log_level level, struct
 int vmm_set_logger(struct vmm *vmm, const struct logger_config *config, struct error *err)
 {
 	enum log_level level = vmm->log->level;
-	int result = need_not_started(vmm, err);
+	int result = vmm_need_not_started(vmm, err);
 
 	if (result == 0)
 		result = config_logger_check(config, err);
@@ -380,7 +370,7 @@ int vmm_set_logger(struct vmm *vmm, const struct logger_config *config, struct e
 
 int vmm_set_metrics(struct vmm *vmm, const struct metrics_config *config, struct error *err)
 {
-	int result = need_not_started(vmm, err);
+	int result = vmm_need_not_started(vmm, err);
 
 	if (result == 0)
 		result = metrics_open(&vmm->metrics, config->metrics_path, err);
@@ -456,7 +446,7 @@ int vmm_patch_drive(struct vmm *vmm, const char *drive_id, const struct drive_up
 {
 	unsigned int index = find_drive(&vmm->config, drive_id);
 	struct drive_config *drive = &vmm->config.drives[index];
-	int result = need_started(vmm, err);
+	int result = vmm_need_started(vmm, err);
 
 	if (result < 0)
 		return result;
@@ -479,7 +469,7 @@ int vmm_patch_network_interface(struct vmm *vmm, const char *iface_id,
 {
 	unsigned int index = find_interface(&vmm->config, iface_id);
 	struct network_interface_config *interface = &vmm->config.interfaces[index];
-	int result = need_started(vmm, err);
+	int result = vmm_need_started(vmm, err);
 
 	if (result < 0)
 		return result;
@@ -511,9 +501,31 @@ static void start_metrics(struct vmm *vmm)
 		log_error(vmm->log, "metrics: %s", err.message);
 }
 
-int vmm_start(struct vmm *vmm, struct error *err)
+int vmm_enter_filters(struct vmm *vmm, struct error *err)
 {
-	struct machine_request request = {
+	int result;
+
+	start_metrics(vmm);
+	/* From here on this thread makes no call but those that a running guest needs. */
+	result = filters_enter(vmm->options.filters, FILTERS_VMM, err);
+	if (result < 0) {
+		machine_destroy(vmm->machine);
+		vmm->machine = NULL;
+	}
+	return result;
+}
+
+void vmm_begin_metrics(struct vmm *vmm)
+{
+	struct error err = { 0 };
+
+	if (vmm->metrics.fd >= 0 && vmm_flush_metrics(vmm, &err) < 0)
+		log_error(vmm->log, "metrics: %s", err.message);
+}
+
+struct machine_request vmm_machine_request(struct vmm *vmm)
+{
+	return (struct machine_request) {
 		.config = &vmm->config,
 		.options = &vmm->options,
 		.loop = vmm->loop,
@@ -521,7 +533,12 @@ int vmm_start(struct vmm *vmm, struct error *err)
 		.on_end = on_end,
 		.context = vmm,
 	};
-	int result = need_not_started(vmm, err);
+}
+
+int vmm_start(struct vmm *vmm, struct error *err)
+{
+	struct machine_request request = vmm_machine_request(vmm);
+	int result = vmm_need_not_started(vmm, err);
 
 	if (result < 0)
 		return result;
@@ -530,14 +547,9 @@ int vmm_start(struct vmm *vmm, struct error *err)
 	result = machine_create(&vmm->machine, &request, err);
 	if (result < 0)
 		return result;
-	start_metrics(vmm);
-	/* From here on this thread makes no call but those that a running guest needs. */
-	result = filters_enter(vmm->options.filters, FILTERS_VMM, err);
-	if (result < 0) {
-		machine_destroy(vmm->machine);
-		vmm->machine = NULL;
+	result = vmm_enter_filters(vmm, err);
+	if (result < 0)
 		return result;
-	}
 	machine_resume(vmm->machine);
 	vmm->state = VMM_RUNNING;
 	log_info(
@@ -546,18 +558,13 @@ int vmm_start(struct vmm *vmm, struct error *err)
 		(unsigned long long)vmm->config.machine.vcpu_count,
 		(unsigned long long)vmm->config.machine.mem_size_mib, vmm->config.drive_count,
 		vmm->config.interface_count);
-	if (vmm->metrics.fd >= 0) {
-		struct error metrics_err = { 0 };
-
-		if (vmm_flush_metrics(vmm, &metrics_err) < 0)
-			log_error(vmm->log, "metrics: %s", metrics_err.message);
-	}
+	vmm_begin_metrics(vmm);
 	return 0;
 }
 
 int vmm_pause(struct vmm *vmm, struct error *err)
 {
-	int result = need_started(vmm, err);
+	int result = vmm_need_started(vmm, err);
 
 	if (result == 0 && vmm->state == VMM_RUNNING) {
 		machine_pause(vmm->machine);
@@ -568,7 +575,7 @@ int vmm_pause(struct vmm *vmm, struct error *err)
 
 int vmm_resume(struct vmm *vmm, struct error *err)
 {
-	int result = need_started(vmm, err);
+	int result = vmm_need_started(vmm, err);
 
 	if (result == 0 && vmm->state == VMM_PAUSED) {
 		machine_resume(vmm->machine);
@@ -579,7 +586,7 @@ int vmm_resume(struct vmm *vmm, struct error *err)
 
 int vmm_send_ctrl_alt_del(struct vmm *vmm, struct error *err)
 {
-	int result = need_started(vmm, err);
+	int result = vmm_need_started(vmm, err);
 
 	return result < 0 ? result : machine_send_ctrl_alt_del(vmm->machine, err);
 }
@@ -587,7 +594,7 @@ int vmm_send_ctrl_alt_del(struct vmm *vmm, struct error *err)
 int vmm_flush_metrics(struct vmm *vmm, struct error *err)
 {
 	json_t *values;
-	int result = need_started(vmm, err);
+	int result = vmm_need_started(vmm, err);
 
 	if (result < 0)
 		return result;

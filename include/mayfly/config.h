@@ -60,6 +60,15 @@ enum vm_state_request {
 	VM_STATE_RESUMED
 };
 
+enum snapshot_type {
+	SNAPSHOT_FULL,
+	SNAPSHOT_DIFF
+};
+enum mem_backend_type {
+	MEM_BACKEND_FILE,
+	MEM_BACKEND_UFFD
+};
+
 struct boot_source_config {
 	char *kernel_image_path;
 	char *initrd_path; /* NULL: none */
@@ -152,6 +161,41 @@ struct network_interface_update_config {
 	struct rate_limiter_config rx_rate_limiter, tx_rate_limiter; /* as in a PATCH of a drive */
 };
 
+struct snapshot_create_config {
+	char *snapshot_path;
+	char *mem_file_path;
+	enum snapshot_type snapshot_type;
+};
+
+struct mem_backend_config {
+	enum mem_backend_type backend_type;
+	char *backend_path;
+};
+
+struct network_override_config {
+	char *iface_id;
+	char *host_dev_name;
+};
+
+struct drive_override_config {
+	char *drive_id;
+	char *path_on_host;
+};
+
+struct snapshot_load_config {
+	char *snapshot_path;
+	char *mem_file_path; /* the same as a mem_backend of type File; NULL: not given */
+	bool has_mem_backend;
+	struct mem_backend_config mem_backend;
+	bool resume_vm, track_dirty_pages, clock_realtime;
+	bool has_huge_pages; /* else as when the snapshot was made */
+	enum huge_pages huge_pages;
+	struct network_override_config network_overrides[CONFIG_MAX_INTERFACES];
+	unsigned int network_override_count;
+	struct drive_override_config drive_overrides[CONFIG_MAX_DRIVES];
+	unsigned int drive_override_count;
+};
+
 /* All of a microVM: what the config file holds and GET /vm/config answers. */
 struct vm_config {
 	bool has_boot_source, has_serial, has_logger, has_metrics;
@@ -171,7 +215,8 @@ enum config_type {
 	CONFIG_BOOL,	/* bool */
 	CONFIG_UINT,	/* uint64_t within [min, max] */
 	CONFIG_ENUM,	/* int-sized enum, spelled as in `names` */
-	CONFIG_OBJECT,	/* a struct of its own, with no strings in it */
+	CONFIG_OBJECT,	/* a struct of its own */
+	CONFIG_LIST,	/* an array of up to `max` such structs, their number at present_offset */
 	CONFIG_REFUSED, /* known to clients of this API, not emulated here: refused with `refusal`
 			   unless null */
 };
@@ -188,7 +233,8 @@ struct config_field {
 				     CONFIG_STRING: the spellings that a config_*_check() takes, or
 				     NULL for any */
 	const char *refusal;	  /* CONFIG_REFUSED */
-	/* CONFIG_OBJECT: its table, and where the bool is that says whether it is there. */
+	/* CONFIG_OBJECT, CONFIG_LIST: its table. CONFIG_OBJECT, and any other that wants it: where
+	 * the bool is that says whether it is there; 0: nowhere. */
 	const struct config_object *object;
 	size_t present_offset;
 	/*
@@ -224,6 +270,11 @@ extern const struct config_object config_logger_object;
 extern const struct config_object config_metrics_object;
 extern const struct config_object config_action_object;
 extern const struct config_object config_vm_state_object;
+extern const struct config_object config_snapshot_create_object;
+extern const struct config_object config_snapshot_load_object;
+extern const struct config_object config_mem_backend_object;
+extern const struct config_object config_network_override_object;
+extern const struct config_object config_drive_override_object;
 
 /*
  * Seeds the hashes of JSON objects, so that a client cannot choose keys which collide. Once, before
@@ -259,7 +310,8 @@ json_t *config_format_object(const struct config_object *object, const void *val
 /* Frees the strings that `value` owns and zeroes it. */
 void config_clear(const struct config_object *object, void *value);
 
-/* Copies `from` to `to`, strings included; what `to` owned is freed. -ENOMEM leaves `to` as it was.
+/* Copies `from` to `to`, strings included but for those of objects and lists within; what `to`
+ * owned is freed. -ENOMEM leaves `to` as it was.
  */
 int config_copy(const struct config_object *object, void *to, const void *from);
 

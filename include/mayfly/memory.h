@@ -64,6 +64,9 @@ int memory_create(struct memory *memory, uint64_t size_bytes, enum huge_pages hu
 int memory_create_from_file(struct memory *memory, uint64_t size_bytes, enum huge_pages huge_pages,
 			    int fd, struct error *err);
 
+/* False once the snapshot's memory file, if there is one, is shorter than what is mapped of it. */
+bool memory_file_is_whole(const struct memory *memory);
+
 /* Unmaps all; `memory` is empty afterwards. No other thread may use it any more. */
 void memory_destroy(struct memory *memory);
 
@@ -113,9 +116,5 @@ static inline void memory_mark_dirty(const struct memory *memory, const void *hv
 void memory_add_dirty(struct memory *memory, unsigned int index, const uint64_t *bitmap);
 bool memory_is_dirty(const struct memory *memory, uint64_t offset);
 void memory_clear_dirty(struct memory *memory);
-
-/* The region of an offset, which lies within guest memory, and the host address there. */
-const struct memory_region *memory_region_of(const struct memory *memory, uint64_t offset,
-					     uint8_t **hva);
 
 #endif

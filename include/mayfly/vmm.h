@@ -2,6 +2,7 @@
  * The microVM's life: which state it is in, and what may be asked in each.
  *
  *   Not started --vmm_start--> Running <--vmm_pause / vmm_resume--> Paused
+ *   Not started --vmm_load_snapshot--> Paused or Running
  *        any state --guest reset, guest failure, vmm_stop--> ended (vmm_run returns)
  *
  * Every function is for the main thread. Each returns 0 or a negative errno with a message fit for
@@ -95,6 +96,22 @@ int vmm_patch_network_interface(struct vmm *vmm, const char *iface_id,
 int vmm_start(struct vmm *vmm, struct error *err);
 int vmm_pause(struct vmm *vmm, struct error *err);
 int vmm_resume(struct vmm *vmm, struct error *err);
+
+/*
+ * Writes a paused microVM to two files, which appear whole or not at all. A Diff holds the memory
+ * that has changed since the snapshot before it (or since the load); the first one holds all.
+ */
+int vmm_create_snapshot(struct vmm *vmm, const struct snapshot_create_config *config,
+			struct error *err);
+
+/*
+ * Makes the microVM that a snapshot holds, paused or running. Refused once it runs or anything of a
+ * boot is configured. A load that fails otherwise ends the process, since the machine is half made:
+ * the loop stops with VMM_EXIT_BAD_CONFIG once the client has its answer.
+ */
+int vmm_load_snapshot(struct vmm *vmm, const struct snapshot_load_config *config,
+		      struct error *err);
+
 int vmm_send_ctrl_alt_del(struct vmm *vmm, struct error *err);
 int vmm_flush_metrics(struct vmm *vmm, struct error *err);
 

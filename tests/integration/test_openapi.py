@@ -30,6 +30,11 @@ SCHEMAS = {
     "metrics": "Metrics",
     "action": "Action",
     "microVM state": "VmState",
+    "snapshot": "SnapshotCreate",
+    "snapshot load": "SnapshotLoad",
+    "memory backend": "MemBackend",
+    "network override": "NetworkOverride",
+    "drive override": "DriveOverride",
 }
 SECTIONS = {"boot-source", "machine-config", "serial", "logger", "metrics"}
 METHODS = ("get", "put", "patch")
@@ -104,6 +109,10 @@ def described_field(description, schema, name, patch=False):
         field["objects"] = [table for table, schema in SCHEMAS.items() if schema in schemas]
         return field
     field["type"] = said["type"]
+    if "items" in said:
+        item = said["items"]["$ref"].rsplit("/", 1)[1]
+        field["objects"] = [table for table, schema in SCHEMAS.items() if schema == item]
+        field["maxItems"] = said["maxItems"]
     for key in ("minimum", "maximum", "default"):
         if key in said:
             field[key] = said[key]
@@ -263,6 +272,13 @@ BODIES = {
     ("put", "/logger"): [{"level": "Info", "show_level": True}, {}],
     ("put", "/metrics"): [{"metrics_path": "OUT"}],
     ("patch", "/vm"): [{"state": "Paused"}],
+    # Both are refused by what is said before: the microVM is configured and does not run.
+    ("put", "/snapshot/create"): [{"snapshot_path": "OUT", "mem_file_path": "DISK", "snapshot_type": "Diff"}],
+    ("put", "/snapshot/load"): [{"snapshot_path": "OUT", "mem_file_path": "DISK", "resume_vm": True},
+                                {"snapshot_path": "OUT", "huge_pages": "None", "clock_realtime": True,
+                                 "mem_backend": {"backend_type": "File", "backend_path": "/x"},
+                                 "network_overrides": [{"iface_id": "id", "host_dev_name": "lo"}],
+                                 "drive_overrides": [{"drive_id": "id", "path_on_host": "/x"}]}],
 }
 
 

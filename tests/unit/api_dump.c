@@ -10,6 +10,7 @@
 static const char *const type_names[] = {
 	[CONFIG_STRING] = "string", [CONFIG_BOOL] = "boolean",	 [CONFIG_UINT] = "integer",
 	[CONFIG_ENUM] = "enum",	    [CONFIG_REFUSED] = "refused", [CONFIG_OBJECT] = "object",
+	[CONFIG_LIST] = "array",
 };
 
 static json_t *dump_field(const struct config_field *field, json_t *default_value)
@@ -28,7 +29,9 @@ static json_t *dump_field(const struct config_field *field, json_t *default_valu
 			json_array_append_new(names, json_string(field->names[i]));
 		json_object_set_new(json, "enum", names);
 	}
-	if (field->type == CONFIG_OBJECT)
+	if (field->type == CONFIG_LIST)
+		json_object_set_new(json, "maxItems", json_integer((json_int_t)field->max));
+	if (field->object)
 		json_object_set_new(json, "objects", json_pack("[s]", field->object->name));
 	if (default_value && !field->required)
 		json_object_set(json, "default", default_value);
@@ -81,6 +84,8 @@ int main(void)
 	struct network_interface_update_config interface_update = { 0 };
 	struct rate_limiter_config rate_limiter = { 0 };
 	struct token_bucket_config token_bucket = { 0 };
+	struct snapshot_create_config create = { .snapshot_type = SNAPSHOT_FULL };
+	struct snapshot_load_config load = { 0 };
 	struct machine_config machine;
 	struct drive_config drive;
 	json_t *objects = json_object(), *all = json_pack("{s:o, s:o}", "objects", objects, "routes", dump_routes());
@@ -100,6 +105,11 @@ int main(void)
 	dump_object(objects, &config_metrics_object, &zero.metrics);
 	dump_object(objects, &config_action_object, &action);
 	dump_object(objects, &config_vm_state_object, &state);
+	dump_object(objects, &config_snapshot_create_object, &create);
+	dump_object(objects, &config_snapshot_load_object, &load);
+	dump_object(objects, &config_mem_backend_object, &load.mem_backend);
+	dump_object(objects, &config_network_override_object, &load.network_overrides[0]);
+	dump_object(objects, &config_drive_override_object, &load.drive_overrides[0]);
 	json_dumpf(all, stdout, JSON_INDENT(1));
 	putchar('\n');
 	json_decref(all);

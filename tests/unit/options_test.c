@@ -125,10 +125,21 @@ Test(options, filters_come_from_a_file_or_are_left_out_not_both)
 Test(options, what_this_version_lacks_is_refused_by_name)
 {
 	cr_assert(strstr(bad("mayfly --metadata /m"), "--metadata is not supported"));
-	cr_assert(strstr(bad("mayfly --describe-snapshot /s"),
-			 "--describe-snapshot is not supported"));
-	cr_assert(strstr(bad("mayfly --snapshot-version"), "--snapshot-version is not supported"));
 	cr_assert(strstr(bad("mayfly --mmds-size-limit 5"), "--mmds-size-limit is not supported"));
+}
+
+Test(options, snapshots_are_described_and_merged)
+{
+	cr_assert_eq(good("mayfly --snapshot-version").command, OPTIONS_SNAPSHOT_VERSION);
+	cr_assert_eq(good("mayfly --describe-snapshot /s").command, OPTIONS_DESCRIBE_SNAPSHOT);
+	cr_assert_str_eq(good("mayfly --describe-snapshot /s --json").describe_snapshot, "/s");
+	cr_assert(good("mayfly --describe-snapshot /s --json").json);
+	cr_assert(strstr(bad("mayfly --json"), "--json goes with --describe-snapshot"));
+	cr_assert_eq(good("mayfly merge-memory a b").command, OPTIONS_MERGE_MEMORY);
+	cr_assert_str_eq(good("mayfly merge-memory a b").merge_base, "a");
+	cr_assert_str_eq(good("mayfly merge-memory a b").merge_diff, "b");
+	cr_assert(strstr(bad("mayfly merge-memory a"), "Two files are needed"));
+	cr_assert(strstr(bad("mayfly merge-memory a b c"), "Two files are needed"));
 }
 
 Test(options, help_and_version)

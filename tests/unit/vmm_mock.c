@@ -170,6 +170,29 @@ int vmm_resume(struct vmm *vmm, struct error *err)
 	return note(vmm, err, "resume\n");
 }
 
+int vmm_create_snapshot(struct vmm *vmm, const struct snapshot_create_config *config, struct error *err)
+{
+	return note(vmm, err, "snapshot %s %s type=%d\n", config->snapshot_path, config->mem_file_path,
+		    config->snapshot_type);
+}
+
+int vmm_load_snapshot(struct vmm *vmm, const struct snapshot_load_config *config, struct error *err)
+{
+	int result = note(vmm, err, "load %s %s backend=%s,%d resume=%d dirty=%d realtime=%d huge=%d,%d\n",
+			  config->snapshot_path, text(config->mem_file_path),
+			  config->has_mem_backend ? config->mem_backend.backend_path : "-",
+			  config->mem_backend.backend_type, config->resume_vm, config->track_dirty_pages,
+			  config->clock_realtime, config->has_huge_pages, config->huge_pages);
+
+	for (unsigned int i = 0; result == 0 && i < config->network_override_count; i++)
+		result = note(vmm, err, "net %s %s\n", config->network_overrides[i].iface_id,
+			      config->network_overrides[i].host_dev_name);
+	for (unsigned int i = 0; result == 0 && i < config->drive_override_count; i++)
+		result = note(vmm, err, "drive %s %s\n", config->drive_overrides[i].drive_id,
+			      config->drive_overrides[i].path_on_host);
+	return result;
+}
+
 int vmm_send_ctrl_alt_del(struct vmm *vmm, struct error *err)
 {
 	return note(vmm, err, "ctrl_alt_del\n");

@@ -1,0 +1,37 @@
+/* What vmm.c (the microVM's life) and vmm_snapshot.c (its snapshots) share. */
+#ifndef MAYFLY_SRC_VMM_PRIVATE_H
+#define MAYFLY_SRC_VMM_PRIVATE_H
+
+#include "machine.h"
+#include "mayfly/vmm.h"
+#include "metrics.h"
+
+struct vmm {
+	struct loop *loop;
+	struct log *log;
+	struct vmm_options options;
+	char id[CONFIG_MAX_ID_BYTES + 1];
+	enum vmm_state state;
+	struct vm_config config;
+	bool machine_configured; /* by somebody; else `config.machine` holds the defaults */
+	struct machine *machine; /* from the start on */
+	struct metrics metrics;
+};
+
+/* -EPERM with the words that clients match. */
+int vmm_need_not_started(const struct vmm *vmm, struct error *err);
+int vmm_need_started(const struct vmm *vmm, struct error *err);
+
+/* What a machine of this microVM's configuration is made from. */
+struct machine_request vmm_machine_request(struct vmm *vmm);
+
+/*
+ * The last step of a start before the guest: the timer of the metrics, then this thread's filter of
+ * system calls. When that cannot be had, the machine is gone.
+ */
+int vmm_enter_filters(struct vmm *vmm, struct error *err);
+
+/* The first metrics of a guest, if they were asked for. */
+void vmm_begin_metrics(struct vmm *vmm);
+
+#endif

@@ -1,0 +1,233 @@
+/*
+ * Snapshots of the microVM: see include/mayfly/vmm.h. What may be asked when, and how the
+ * configuration within a state file becomes the microVM's: the machine (machine_save.c,
+ * machine_restore.c) does the rest.
+ */
+#include <string.h>
+
+#include "vmm_private.h"
+
+int vmm_create_snapshot(struct vmm *vmm, const struct snapshot_create_config *config,
+			struct error *err)
+{
+	struct machine_snapshot snapshot = { .state_path = config->snapshot_path,
+					     .memory_path = config->mem_file_path,
+					     .diff = config->snapshot_type == SNAPSHOT_DIFF };
+	uint64_t start_ns = clock_ns(CLOCK_MONOTONIC);
+	int result = vmm_need_started(vmm, err);
+
+	if (result < 0)
+		return result;
+	if (vmm->state != VMM_PAUSED)
+		return error_set(
+			err, EPERM,
+			"A snapshot is made of a paused microVM only: PATCH /vm with {\"state\": \"Paused\"} first.");
+	if (strcmp(config->snapshot_path, config->mem_file_path) == 0)
+		return error_set(err, EINVAL,
+				 "snapshot_path and mem_file_path name the same file: %s",
+				 config->snapshot_path);
+	result = machine_save(vmm->machine, &vmm->config, &snapshot, err);
+	if (result < 0)
+		return error_prefix(err, "Cannot create the snapshot");
+	log_info(vmm->log, "snapshot %s made in %llu us: %llu KiB of memory are in %s",
+		 config->snapshot_path,
+		 (unsigned long long)((clock_ns(CLOCK_MONOTONIC) - start_ns) / 1000),
+		 (unsigned long long)(snapshot.data_bytes / KIB), config->mem_file_path);
+	return 0;
+}
+
+/* Logger, metrics and serial port belong to the process that loads, not to what is loaded. */
+static int check_unconfigured(const struct vmm *vmm, struct error *err)
+{
+	const struct vm_config *config = &vmm->config;
+
+	if (!config->has_boot_source && !vmm->machine_configured && config->drive_count == 0 &&
+	    config->interface_count == 0)
+		return 0;
+	return error_set(
+		err, EPERM,
+		"Loading a snapshot is not allowed once boot source, machine, drives or network interfaces are configured.");
+}
+
+static int check_backend(const struct snapshot_load_config *config, struct error *err)
+{
+	if (config->has_mem_backend == (config->mem_file_path != NULL))
+		return error_set(
+			err, EINVAL,
+			config->has_mem_backend
+				? "too many fields: either `mem_backend` or `mem_file_path` is given, not both"
+				: "missing field: either `mem_backend` or `mem_file_path` is required");
+	if (config->has_mem_backend && config->mem_backend.backend_type == MEM_BACKEND_UFFD)
+		return error_set(err, ENOTSUP,
+				 "mem_backend.backend_type: Uffd is " CONFIG_NOT_YET ".");
+	return 0;
+}
+
+static int override_interface(struct vm_config *config,
+			      const struct network_override_config *override, struct error *err)
+{
+	for (unsigned int i = 0; i < config->interface_count; i++) {
+		struct network_interface_config *interface = &config->interfaces[i];
+		char *name;
+
+		if (strcmp(interface->iface_id, override->iface_id) != 0)
+			continue;
+		name = strdup(override->host_dev_name);
+		if (!name)
+			return error_set(err, ENOMEM, "no memory for the configuration");
+		free(interface->host_dev_name);
+		interface->host_dev_name = name;
+		return 0;
+	}
+	return error_set(err, ENOENT, "network_overrides: the snapshot has no network interface %s",
+			 override->iface_id);
+}
+
+static int override_drive(struct vm_config *config, const struct drive_override_config *override,
+			  struct error *err)
+{
+	for (unsigned int i = 0; i < config->drive_count; i++) {
+		struct drive_config *drive = &config->drives[i];
+		char *path;
+
+		if (strcmp(drive->drive_id, override->drive_id) != 0)
+			continue;
+		path = strdup(override->path_on_host);
+		if (!path)
+			return error_set(err, ENOMEM, "no memory for the configuration");
+		free(drive->path_on_host);
+		drive->path_on_host = path;
+		return 0;
+	}
+	return error_set(err, ENOENT, "drive_overrides: the snapshot has no drive %s",
+			 override->drive_id);
+}
+
+/* An id that is named twice would leave it to chance which one counts. */
+static int check_twice(const struct snapshot_load_config *load, struct error *err)
+{
+	for (unsigned int i = 0; i < load->network_override_count; i++) {
+		for (unsigned int n = 0; n < i; n++) {
+			if (strcmp(load->network_overrides[i].iface_id,
+				   load->network_overrides[n].iface_id) == 0)
+				return error_set(err, EINVAL,
+						 "network_overrides: %s is named twice",
+						 load->network_overrides[i].iface_id);
+		}
+	}
+	for (unsigned int i = 0; i < load->drive_override_count; i++) {
+		for (unsigned int n = 0; n < i; n++) {
+			if (strcmp(load->drive_overrides[i].drive_id,
+				   load->drive_overrides[n].drive_id) == 0)
+				return error_set(err, EINVAL, "drive_overrides: %s is named twice",
+						 load->drive_overrides[i].drive_id);
+		}
+	}
+	return 0;
+}
+
+static int override(struct vm_config *config, const struct snapshot_load_config *load,
+		    struct error *err)
+{
+	int result = 0;
+
+	for (unsigned int i = 0; result == 0 && i < load->network_override_count; i++)
+		result = override_interface(config, &load->network_overrides[i], err);
+	for (unsigned int i = 0; result == 0 && i < load->drive_override_count; i++)
+		result = override_drive(config, &load->drive_overrides[i], err);
+	config->machine.track_dirty_pages = load->track_dirty_pages;
+	if (load->has_huge_pages)
+		config->machine.huge_pages = load->huge_pages;
+	return result;
+}
+
+/* The kernel has done its work: its file need not be there any more. */
+static int take_boot_source(struct vmm *vmm, const struct vm_config *config, struct error *err)
+{
+	if (!config->has_boot_source)
+		return error_set(err, EINVAL, "section config: it has no boot source");
+	if (config_copy(&config_boot_source_object, &vmm->config.boot_source,
+			&config->boot_source) < 0)
+		return error_set(err, ENOMEM, "no memory for the boot source");
+	vmm->config.has_boot_source = true;
+	return 0;
+}
+
+/* All that a configuration is checked for goes for one out of a state file, too. */
+static int take_config(struct vmm *vmm, const struct vm_config *config, struct error *err)
+{
+	int result = take_boot_source(vmm, config, err);
+
+	if (result == 0)
+		result = vmm_set_machine(vmm, &config->machine, err);
+	for (unsigned int i = 0; result == 0 && i < config->drive_count; i++)
+		result = vmm_set_drive(vmm, &config->drives[i], err);
+	for (unsigned int i = 0; result == 0 && i < config->interface_count; i++)
+		result = vmm_set_network_interface(vmm, &config->interfaces[i], err);
+	if (result == 0 && (vmm->config.drive_count != config->drive_count ||
+			    vmm->config.interface_count != config->interface_count))
+		result = error_set(err, EINVAL, "section config: an id is there twice");
+	if (result == 0 && config->has_serial && !vmm->config.has_serial)
+		result = vmm_set_serial(vmm, &config->serial, err);
+	return result;
+}
+
+static int load(struct vmm *vmm, const struct snapshot_load_config *load_config,
+		struct machine_restore_request *restore, struct error *err)
+{
+	struct machine_request request = vmm_machine_request(vmm);
+	struct vm_config config = { 0 };
+	struct state_file state;
+	int result = state_file_open(&state, load_config->snapshot_path, err);
+
+	if (result < 0)
+		return result;
+	result = machine_read_config(&state, &config, err);
+	if (result == 0)
+		result = override(&config, load_config, err);
+	if (result == 0)
+		result = take_config(vmm, &config, err);
+	config_vm_clear(&config);
+	restore->state = &state;
+	if (result == 0)
+		result = machine_restore(&vmm->machine, &request, restore, err);
+	state_file_close(&state);
+	return result;
+}
+
+int vmm_load_snapshot(struct vmm *vmm, const struct snapshot_load_config *config, struct error *err)
+{
+	struct machine_restore_request restore = {
+		.memory_path = config->has_mem_backend ? config->mem_backend.backend_path
+						       : config->mem_file_path,
+		.clock_realtime = config->clock_realtime,
+	};
+	uint64_t start_ns = clock_ns(CLOCK_MONOTONIC);
+	int result = vmm_need_not_started(vmm, err);
+
+	if (result == 0)
+		result = check_unconfigured(vmm, err);
+	if (result == 0)
+		result = check_backend(config, err);
+	if (result == 0)
+		result = check_twice(config, err);
+	if (result < 0)
+		return result;
+	result = load(vmm, config, &restore, err);
+	if (result == 0)
+		result = vmm_enter_filters(vmm, err);
+	if (result < 0) {
+		result = error_prefix(err, "Cannot load the snapshot %s", config->snapshot_path);
+		log_error(vmm->log, "%s; the machine is half made, this process ends",
+			  err->message);
+		loop_stop(vmm->loop, VMM_EXIT_BAD_CONFIG);
+		return result;
+	}
+	if (config->resume_vm)
+		machine_resume(vmm->machine);
+	vmm->state = config->resume_vm ? VMM_RUNNING : VMM_PAUSED;
+	log_info(vmm->log, "snapshot %s loaded in %llu us", config->snapshot_path,
+		 (unsigned long long)((clock_ns(CLOCK_MONOTONIC) - start_ns) / 1000));
+	vmm_begin_metrics(vmm);
+	return 0;
+}
