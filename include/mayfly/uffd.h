@@ -17,6 +17,7 @@
 #ifndef MAYFLY_UFFD_H
 #define MAYFLY_UFFD_H
 
+#include "mayfly/filters.h"
 #include "mayfly/log.h"
 #include "mayfly/memory.h"
 
@@ -25,9 +26,10 @@
 struct uffd;
 
 struct uffd_options {
-	const char *path;      /* the handler's socket */
-	struct memory *memory; /* new and untouched; borrowed until uffd_destroy() */
-	struct log *log;       /* likewise */
+	const char *path;	       /* the handler's socket */
+	struct memory *memory;	       /* new and untouched; borrowed until uffd_destroy() */
+	struct log *log;	       /* likewise */
+	const struct filters *filters; /* for the thread, the main thread's; NULL: none */
 	/* The handler is gone. Called once, by the thread; must end the process. */
 	void (*on_lost)(void *context);
 	void *context;

@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
@@ -176,7 +177,14 @@ static bool wait_for_end(const struct uffd *uffd)
 static void *watch(void *argument)
 {
 	struct uffd *uffd = argument;
+	struct error err = { 0 };
 
+	prctl(PR_SET_NAME, "uffd");
+	if (filters_enter(uffd->options.filters, FILTERS_VMM, &err) < 0) {
+		log_error(uffd->options.log, "the thread that watches the handler: %s",
+			  err.message);
+		uffd->options.on_lost(uffd->options.context);
+	}
 	if (wait_for_end(uffd)) {
 		log_info(uffd->options.log,
 			 "the handler on %s has brought all of the guest's memory",
