@@ -15,6 +15,7 @@ import time
 
 from . import machine
 from .children import Child, ContenderFailed
+from .guardian import Guardian
 from .report import Report, Sample
 
 
@@ -72,6 +73,7 @@ class Session:
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="mayfly-bench-"))
         self.memory_folder = None
         self.children = []
+        self.guardian = None       # with the first child
         self.report = None
         self.progress = Progress()
         self.mayfly = self.local(mayfly)
@@ -88,6 +90,9 @@ class Session:
         self.end_children()
         for folder in filter(None, (self.folder, self.memory_folder)):
             shutil.rmtree(folder, ignore_errors=True)
+        if self.guardian:
+            self.guardian.close()
+            self.guardian = None
 
     # Words
 
@@ -130,6 +135,8 @@ class Session:
             return self.folder / name
         if not self.memory_folder:
             self.memory_folder = pathlib.Path(tempfile.mkdtemp(prefix="mayfly-bench-", dir=shared))
+            if self.guardian:
+                self.guardian.tell(self.memory_folder)
         return self.memory_folder / name
 
     def start(self, argv, **streams):
@@ -137,8 +144,13 @@ class Session:
         # A Ctrl-C between the child's start and its name in the list would leave it behind.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
         try:
+            if not self.guardian:
+                self.guardian = Guardian()
+                for folder in filter(None, (self.folder, self.memory_folder)):
+                    self.guardian.tell(folder)
             child = Child(argv, **streams)
             self.children.append(child)
+            self.guardian.tell(f"+{child.pid}")
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return child
@@ -156,6 +168,7 @@ class Session:
         child.kill()
         if child in self.children:
             self.children.remove(child)
+            self.guardian.tell(f"-{child.pid}")
 
     def end_children(self):
         """All at once: a VM that is taken down waits for milliseconds, and there may be a thousand."""

@@ -338,7 +338,7 @@ class TestRuns:
                                    stderr=subprocess.STDOUT, text=True, start_new_session=True,
                                    env={**os.environ, "TMPDIR": os.fspath(scratch)})
         try:
-            wait_until(lambda: len(children_of(process.pid)) >= 5, 60, "five guests")
+            wait_until(lambda: len(children_of(process.pid)) >= 6, 60, "five guests and the guardian")
             children = children_of(process.pid)
             os.killpg(process.pid, number)  # as a terminal does
             out, _ = process.communicate(timeout=scaled(60))
@@ -351,6 +351,23 @@ class TestRuns:
         assert not saved["complete"] and len(saved["series"][0]["samples"]) >= 4
         assert not [pid for pid in children if alive(pid)]
         assert not list(scratch.iterdir())
+
+
+    def test_one_that_is_killed_leaves_no_guest_and_no_folder(self, kvm, program, tmp_path):
+        scratch = tmp_path / "scratch"
+        scratch.mkdir()
+        command = [BENCH / "run", "--mayfly", program, "--output", tmp_path / "out", "--no-peers", "density",
+                   "--limit", "100000"]
+        with subprocess.Popen(list(map(os.fspath, command)), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL, start_new_session=True,
+                              env={**os.environ, "TMPDIR": os.fspath(scratch)}) as process:
+            try:
+                wait_until(lambda: len(children_of(process.pid)) >= 5, 60, "guests")
+            finally:
+                children = children_of(process.pid)
+                process.kill()
+        wait_until(lambda: not [pid for pid in children if alive(pid)], 60, "the end of the guests")
+        wait_until(lambda: not list(scratch.iterdir()), 60, "the end of the scratch folder")
 
 
 def children_of(pid):
