@@ -15,6 +15,7 @@
 #include "mayfly/boot.h"
 #include "mayfly/disk.h"
 #include "mayfly/filters.h"
+#include "mayfly/landlock.h"
 #include "mayfly/tap.h"
 
 #define DEFAULT_ID "anonymous-instance"
@@ -501,6 +502,19 @@ static void start_metrics(struct vmm *vmm)
 		log_error(vmm->log, "metrics: %s", err.message);
 }
 
+void vmm_enter_landlock(struct vmm *vmm)
+{
+	struct error err = { 0 };
+
+	/* Once, should a start be refused and tried again. */
+	if (vmm->landlocked || !filters_are_default())
+		return;
+	vmm->landlocked = true;
+	/* A second wall: the guest runs without it as well. */
+	if (landlock_enter(&err) < 0)
+		log_warn(vmm->log, "%s", err.message);
+}
+
 int vmm_enter_filters(struct vmm *vmm, struct error *err)
 {
 	int result;
@@ -544,6 +558,7 @@ int vmm_start(struct vmm *vmm, struct error *err)
 		return result;
 	if (!vmm->config.has_boot_source)
 		return error_set(err, EINVAL, "Cannot start microvm without kernel configuration.");
+	vmm_enter_landlock(vmm);
 	result = machine_create(&vmm->machine, &request, err);
 	if (result < 0)
 		return result;

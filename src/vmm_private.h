@@ -16,6 +16,7 @@ struct vmm {
 	bool machine_configured; /* by somebody; else `config.machine` holds the defaults */
 	struct machine *machine; /* from the start on */
 	struct metrics metrics;
+	bool landlocked;
 };
 
 /* -EPERM with the words that clients match. */
@@ -30,6 +31,9 @@ struct machine_request vmm_machine_request(struct vmm *vmm);
  * system calls. When that cannot be had, the machine is gone.
  */
 int vmm_enter_filters(struct vmm *vmm, struct error *err);
+
+/* Restricts the process by Landlock, where the kernel has it. Before there are other threads: they inherit it. */
+void vmm_enter_landlock(struct vmm *vmm);
 
 /* The first metrics of a guest, if they were asked for. */
 void vmm_begin_metrics(struct vmm *vmm);

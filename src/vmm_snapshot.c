@@ -189,8 +189,10 @@ static int load(struct vmm *vmm, const struct snapshot_load_config *load_config,
 		result = take_config(vmm, &config, err);
 	config_vm_clear(&config);
 	restore->state = &state;
-	if (result == 0)
+	if (result == 0) {
+		vmm_enter_landlock(vmm);
 		result = machine_restore(&vmm->machine, &request, restore, err);
+	}
 	state_file_close(&state);
 	return result;
 }

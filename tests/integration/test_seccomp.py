@@ -206,7 +206,7 @@ class TestGuests:
     def test_no_seccomp_starts_without(self, workshop):
         monitor = workshop.boot_tiny(tiny.SPIN, "--no-seccomp")
         monitor.console.wait_for(b"A", 60)
-        assert set(seccomp_of(monitor.pid).values()) == {(0, 0, 0)}
+        assert {of_thread[:2] for of_thread in seccomp_of(monitor.pid).values()} == {(0, 0)}
         assert monitor.end() == 143
 
     @pytest.mark.parametrize("call, thread", [("ioctl", "vcpu0"), ("ioctl arg1=KVM_RUN", "vcpu0"), ("epoll_ctl", "main"), ("close", "main")])

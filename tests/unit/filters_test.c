@@ -98,41 +98,17 @@ Test(filters, calls_of_other_architectures_kill_at_once)
 
 Test(filters, what_makes_new_powers_is_never_allowed)
 {
-	static const long never[] = { SYS_execve,
-				      SYS_execveat,
-				      SYS_fork,
-				      SYS_vfork,
-				      SYS_clone,
-				      SYS_clone3,
-				      SYS_ptrace,
-				      SYS_socket,
-				      SYS_connect,
-				      SYS_bind,
-				      SYS_listen,
-				      SYS_prctl,
-				      SYS_seccomp,
-				      SYS_mprotect,
-				      SYS_pkey_mprotect,
-				      SYS_shmat,
-				      SYS_setuid,
-				      SYS_unshare,
-				      SYS_mount,
-				      SYS_chroot,
-				      SYS_rt_sigaction,
-				      SYS_kill,
-				      SYS_tkill,
-				      SYS_getdents64,
-				      SYS_chmod,
-				      SYS_fchmod,
-				      SYS_symlink,
-				      SYS_mknodat,
-				      SYS_bpf,
-				      SYS_userfaultfd,
-				      SYS_io_uring_setup, SYS_perf_event_open,
-				      SYS_keyctl,
-				      SYS_arch_prctl,
-				      SYS_memfd_create,
-				      SYS_dup2 };
+	static const long never[] = {
+		SYS_execve,	  SYS_execveat,	   SYS_fork,	       SYS_vfork,
+		SYS_clone,	  SYS_clone3,	   SYS_ptrace,	       SYS_socket,
+		SYS_connect,	  SYS_bind,	   SYS_listen,	       SYS_prctl,
+		SYS_seccomp,	  SYS_mprotect,	   SYS_pkey_mprotect,  SYS_shmat,
+		SYS_setuid,	  SYS_unshare,	   SYS_mount,	       SYS_chroot,
+		SYS_rt_sigaction, SYS_kill,	   SYS_tkill,	       SYS_getdents64,
+		SYS_chmod,	  SYS_fchmod,	   SYS_symlink,	       SYS_mknodat,
+		SYS_bpf,	  SYS_userfaultfd, SYS_io_uring_setup, SYS_perf_event_open,
+		SYS_keyctl,	  SYS_arch_prctl,  SYS_memfd_create,   SYS_dup2
+	};
 
 	for (unsigned int thread = 0; thread < FILTERS_THREADS; thread++) {
 		for (size_t i = 0; i < ARRAY_SIZE(never); i++) {
