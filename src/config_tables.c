@@ -229,6 +229,7 @@ static const struct config_field snapshot_load_fields[] = {
 	{ LOAD(mem_file_path), .type = CONFIG_STRING, .nullable = true, .deprecated = true },
 	{ .name = "mem_backend",
 	  WITHIN(snapshot_load_config, mem_backend, config_mem_backend_object) },
+	{ LOAD(working_set_path), .type = CONFIG_STRING, .nullable = true },
 	{ LOAD(resume_vm), .type = CONFIG_BOOL },
 	{ LOAD(track_dirty_pages), .type = CONFIG_BOOL },
 	{ LOAD(clock_realtime), .type = CONFIG_BOOL },

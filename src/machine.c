@@ -357,7 +357,7 @@ void machine_destroy(struct machine *machine)
 	machine_mark(machine, STARTUP_FLUSHED);
 	vm_close(&machine->vm);
 	machine_mark(machine, STARTUP_CLOSED);
-	memory_destroy(&machine->memory);
+	machine_release_memory(machine);
 	free(machine);
 }
 
@@ -376,6 +376,7 @@ void machine_pause(struct machine *machine)
 
 void machine_resume(struct machine *machine)
 {
+	machine_begin_working_set(machine);
 	console_resume(&machine->console);
 	serial_resume(&machine->serial);
 	i8042_resume(&machine->i8042);

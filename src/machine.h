@@ -51,7 +51,9 @@ int machine_read_config(struct state_file *state, struct vm_config *config, stru
 
 struct machine_restore_request {
 	struct state_file *state; /* the rest of it */
-	const char *memory_path;
+	const char *memory_path; /* a file, or with `uffd` the socket of who brings it */
+	bool uffd;
+	const char *working_set_path; /* NULL: none */
 	bool clock_realtime; /* the guest's time goes on as if it had never stopped */
 };
 

@@ -12,6 +12,7 @@
 #include "mayfly/i8042.h"
 #include "mayfly/memory_file.h"
 #include "mayfly/serial.h"
+#include "mayfly/uffd.h"
 #include "mayfly/snapshot.h"
 #include "mayfly/virtio_block.h"
 #include "mayfly/virtio_net.h"
@@ -56,7 +57,24 @@ struct machine {
 	/* The last snapshot that was made or loaded: what a diff is a diff of. */
 	bool has_snapshot;
 	struct memory_file_id snapshot_id;
+	struct uffd *uffd;	/* NULL: nobody brings this machine's memory */
+	char *working_set_path; /* while it is to be recorded; owned */
+	struct loop_timer working_set_timer;
 };
+
+/* machine_memory.c. Memory of this size that the process behind the socket `path` brings. */
+int machine_attach_handler(struct machine *machine, uint64_t size_bytes, enum huge_pages huge_pages,
+			   const char *path, struct error *err);
+
+/*
+ * With a file at `path`: brings the pages that it names. Without: machine_begin_working_set(), when
+ * the guest goes on, begins to record them to it. NULL: neither.
+ */
+int machine_prepare_working_set(struct machine *machine, const char *path, struct error *err);
+void machine_begin_working_set(struct machine *machine);
+
+/* The last thing: the working set if it is still to be recorded, the handler, memory. */
+void machine_release_memory(struct machine *machine);
 
 /* A machine with nothing open yet, or NULL. */
 struct machine *machine_new(const struct machine_request *request, struct error *err);

@@ -68,15 +68,19 @@ static int map_memory(struct machine *machine, const struct machine_restore_requ
 			&section, "size", "it is %llu bytes, but the configuration says %llu MiB",
 			(unsigned long long)size_bytes, (unsigned long long)config->mem_size_mib);
 	result = state_done(&section, err);
-	if (result == 0)
-		result = memory_file_open(restore->memory_path, size_bytes, &machine->snapshot_id,
-					  &fd, err);
 	if (result < 0)
 		return result;
 	machine->has_snapshot = true;
+	if (restore->uffd)
+		return machine_attach_handler(machine, size_bytes, config->huge_pages,
+					      restore->memory_path, err);
+	result = memory_file_open(restore->memory_path, size_bytes, &machine->snapshot_id, &fd,
+				  err);
+	if (result < 0)
+		return result;
 	if (memory_create_from_file(&machine->memory, size_bytes, config->huge_pages, fd, err) < 0)
 		return error_prefix(err, "memory file %s", restore->memory_path);
-	return 0;
+	return machine_prepare_working_set(machine, restore->working_set_path, err);
 }
 
 static int restore_vmgenid(struct machine *machine, struct state_file *state, struct error *err)

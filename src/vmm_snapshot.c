@@ -49,6 +49,11 @@ static int check_unconfigured(const struct vmm *vmm, struct error *err)
 		"Loading a snapshot is not allowed once boot source, machine, drives or network interfaces are configured.");
 }
 
+static bool uses_uffd(const struct snapshot_load_config *config)
+{
+	return config->has_mem_backend && config->mem_backend.backend_type == MEM_BACKEND_UFFD;
+}
+
 static int check_backend(const struct snapshot_load_config *config, struct error *err)
 {
 	if (config->has_mem_backend == (config->mem_file_path != NULL))
@@ -57,9 +62,10 @@ static int check_backend(const struct snapshot_load_config *config, struct error
 			config->has_mem_backend
 				? "too many fields: either `mem_backend` or `mem_file_path` is given, not both"
 				: "missing field: either `mem_backend` or `mem_file_path` is required");
-	if (config->has_mem_backend && config->mem_backend.backend_type == MEM_BACKEND_UFFD)
-		return error_set(err, ENOTSUP,
-				 "mem_backend.backend_type: Uffd is " CONFIG_NOT_YET ".");
+	if (uses_uffd(config) && config->working_set_path)
+		return error_set(err, EINVAL,
+				 "working_set_path is for a mem_backend of type File: with Uffd it is "
+				 "the handler that brings pages (mayfly-uffd --working-set)");
 	return 0;
 }
 
@@ -202,6 +208,8 @@ int vmm_load_snapshot(struct vmm *vmm, const struct snapshot_load_config *config
 	struct machine_restore_request restore = {
 		.memory_path = config->has_mem_backend ? config->mem_backend.backend_path
 						       : config->mem_file_path,
+		.uffd = uses_uffd(config),
+		.working_set_path = config->working_set_path,
 		.clock_realtime = config->clock_realtime,
 	};
 	uint64_t start_ns = clock_ns(CLOCK_MONOTONIC);

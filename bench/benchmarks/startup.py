@@ -72,14 +72,17 @@ class Client:
 
     def put(self, path, body):
         """Returns (ns at which the request was sent, ns until its answer)."""
+        return self.call("PUT", path, body)
+
+    def call(self, method, path, body):
         text = json.dumps(body)
-        request = f"PUT {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode()
+        request = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode()
         sent = clock_ns()
         self.socket.sendall(request)
         answer = self.socket.recv(65536)
         took = clock_ns() - sent
         if not answer.startswith(b"HTTP/1.1 204"):
-            raise ContenderFailed(f"PUT {path} was answered: {answer.decode(errors='replace')}")
+            raise ContenderFailed(f"{method} {path} was answered: {answer.decode(errors='replace')}")
         return sent, took
 
 

@@ -187,6 +187,7 @@ struct snapshot_load_config {
 	char *mem_file_path; /* the same as a mem_backend of type File; NULL: not given */
 	bool has_mem_backend;
 	struct mem_backend_config mem_backend;
+	char *working_set_path; /* NULL: none */
 	bool resume_vm, track_dirty_pages, clock_realtime;
 	bool has_huge_pages; /* else as when the snapshot was made */
 	enum huge_pages huge_pages;

@@ -7,7 +7,6 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
@@ -179,7 +178,7 @@ static void *watch(void *argument)
 	struct uffd *uffd = argument;
 	struct error err = { 0 };
 
-	prctl(PR_SET_NAME, "uffd");
+	log_name_thread("uffd");
 	if (filters_enter(uffd->options.filters, FILTERS_VMM, &err) < 0) {
 		log_error(uffd->options.log, "the thread that watches the handler: %s",
 			  err.message);
