@@ -127,6 +127,7 @@ class TestStates:
 
 
 class TestRounds:
+    @pytest.mark.once
     def test_a_chain_of_snapshots_each_of_the_guest_of_the_one_before(self, workshop):
         rounds = 200 if FACTOR == 1 else 5
         guest = boot(workshop)
@@ -337,10 +338,8 @@ class TestDescription:
 
 
 class TestLinux:
-    @pytest.mark.parametrize("vcpus", [1, pytest.param(2, marks=pytest.mark.vcpus(2)),
-                                       pytest.param(4, marks=pytest.mark.vcpus(4))])
-    def test_a_disk_at_work_loses_no_write_and_repeats_none(self, workshop, each_kernel, vcpus):
-        guest = workshop.boot(each_kernel, vcpus=vcpus,
+    def test_a_disk_at_work_loses_no_write_and_repeats_none(self, workshop, each_kernel):
+        guest = workshop.boot(each_kernel, vcpus=min(each_kernel.max_vcpus, 4 if each_kernel.name == "own" else 2),
                               drives=[{"path": workshop.disk("disk", 16 << 20), "io_engine": "Async"}])
         guest.start("i=0; while [ $i -lt 2000 ]; do i=$((i+1)); dd if=/dev/urandom of=/tmp/r bs=64k count=16 2>/dev/null; "
                     "dd if=/tmp/r of=/dev/vda bs=64k conv=fsync 2>/dev/null; echo 3 >/proc/sys/vm/drop_caches; "
