@@ -1,7 +1,9 @@
 """Clones of one snapshot: each has an id and random numbers of its own; time never goes back; memory comes on demand."""
 import contextlib
+import os
 import pathlib
 import re
+import signal
 import subprocess
 import time
 
@@ -174,8 +176,8 @@ def handler(program, workshop):
 
 def kill_session(process):
     """A handler with all the processes that serve monitors."""
-    subprocess.run(["pkill", "-KILL", "-s", str(process.pid)], check=False)
-    process.kill()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
