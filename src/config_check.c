@@ -235,6 +235,5 @@ struct rate_limiter_config config_serial_limiter(const struct serial_config *ser
 	if (serial->has_bucket)
 		return (struct rate_limiter_config) { .has_bandwidth = true,
 						      .bandwidth = serial->bucket };
-	return serial->has_rate_limiter ? serial->rate_limiter
-					: (struct rate_limiter_config) { 0 };
+	return serial->has_rate_limiter ? serial->rate_limiter : (struct rate_limiter_config) { 0 };
 }

@@ -23,8 +23,8 @@ struct machine_request {
 	void *context;
 };
 
-/* Loads the kernel, makes the VM, its devices and its vCPUs' threads: paused, machine_resume() lets the
- * guest run. After a failure nothing is left. */
+/* Loads the kernel, makes the VM, its devices and its vCPUs' threads: paused, machine_resume() lets
+ * the guest run. After a failure nothing is left. */
 int machine_create(struct machine **machine, const struct machine_request *request,
 		   struct error *err);
 
@@ -51,13 +51,14 @@ int machine_read_config(struct state_file *state, struct vm_config *config, stru
 
 struct machine_restore_request {
 	struct state_file *state; /* the rest of it */
-	const char *memory_path; /* a file, or with `uffd` the socket of who brings it */
+	const char *memory_path;  /* a file, or with `uffd` the socket of who brings it */
 	bool uffd;
 	const char *working_set_path; /* NULL: none */
-	bool clock_realtime; /* the guest's time goes on as if it had never stopped */
+	bool clock_realtime;	      /* the guest's time goes on as if it had never stopped */
 };
 
-/* As machine_create(), from a snapshot: it stands still until machine_resume(). `request->config` is that of the snapshot, as changed. */
+/* As machine_create(), from a snapshot: it stands still until machine_resume(). `request->config`
+ * is that of the snapshot, as changed. */
 int machine_restore(struct machine **machine, const struct machine_request *request,
 		    const struct machine_restore_request *restore, struct error *err);
 

@@ -74,8 +74,8 @@ static int map_memory(struct machine *machine, const struct machine_restore_requ
 	if (restore->uffd)
 		return machine_attach_handler(machine, size_bytes, config->huge_pages,
 					      restore->memory_path, err);
-	result = memory_file_open(restore->memory_path, size_bytes, &machine->snapshot_id, &fd,
-				  err);
+	result =
+		memory_file_open(restore->memory_path, size_bytes, &machine->snapshot_id, &fd, err);
 	if (result < 0)
 		return result;
 	if (memory_create_from_file(&machine->memory, size_bytes, config->huge_pages, fd, err) < 0)
@@ -146,7 +146,7 @@ static int restore_time(struct machine *machine, const struct vm_clock *saved, b
 			struct error *err)
 {
 	uint64_t clock = saved->clock_ns + (realtime ? slept_ns(saved) : 0);
-	struct vm_clock now;
+	struct vm_clock now = { 0 };
 	int result = vm_set_clock(&machine->vm, clock, err);
 
 	if (result == 0)

@@ -199,7 +199,8 @@ static void get_msrs(struct state_section *section, struct vcpu_msrs *msrs)
 static void put_rest(struct state_writer *writer, const struct vcpu_state *state)
 {
 	state_put_u32(writer, state->xcrs.nr_xcrs);
-	for (uint32_t i = 0; i < state->xcrs.nr_xcrs; i++) {
+	/* The kernel says how many; the reader refuses more than there can be. */
+	for (uint32_t i = 0; i < state->xcrs.nr_xcrs && i < KVM_MAX_XCRS; i++) {
 		state_put_u32(writer, state->xcrs.xcrs[i].xcr);
 		state_put_u64(writer, state->xcrs.xcrs[i].value);
 	}

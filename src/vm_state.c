@@ -49,7 +49,7 @@ int vm_set_clock(const struct vm *vm, uint64_t clock_ns, struct error *err)
 int vm_save(const struct vm *vm, struct state_writer *writer, struct error *err)
 {
 	struct kvm_pit_state2 pit;
-	struct vm_clock clock;
+	struct vm_clock clock = { 0 };
 	int result = vm_get_clock(vm, &clock, err);
 
 	if (result < 0)

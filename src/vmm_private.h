@@ -32,7 +32,8 @@ struct machine_request vmm_machine_request(struct vmm *vmm);
  */
 int vmm_enter_filters(struct vmm *vmm, struct error *err);
 
-/* Restricts the process by Landlock, where the kernel has it. Before there are other threads: they inherit it. */
+/* Restricts the process by Landlock, where the kernel has it. Before there are other threads: they
+ * inherit it. */
 void vmm_enter_landlock(struct vmm *vmm);
 
 /* The first metrics of a guest, if they were asked for. */

@@ -63,9 +63,10 @@ static int check_backend(const struct snapshot_load_config *config, struct error
 				? "too many fields: either `mem_backend` or `mem_file_path` is given, not both"
 				: "missing field: either `mem_backend` or `mem_file_path` is required");
 	if (uses_uffd(config) && config->working_set_path)
-		return error_set(err, EINVAL,
-				 "working_set_path is for a mem_backend of type File: with Uffd it is "
-				 "the handler that brings pages (mayfly-uffd --working-set)");
+		return error_set(
+			err, EINVAL,
+			"working_set_path is for a mem_backend of type File: with Uffd it is "
+			"the handler that brings pages (mayfly-uffd --working-set)");
 	return 0;
 }
 
@@ -179,9 +180,10 @@ static int take_config(struct vmm *vmm, const struct vm_config *config, struct e
 }
 
 static int load(struct vmm *vmm, const struct snapshot_load_config *load_config,
-		struct machine_restore_request *restore, struct error *err)
+		const struct machine_restore_request *wanted, struct error *err)
 {
 	struct machine_request request = vmm_machine_request(vmm);
+	struct machine_restore_request restore = *wanted;
 	struct vm_config config = { 0 };
 	struct state_file state;
 	int result = state_file_open(&state, load_config->snapshot_path, err);
@@ -194,10 +196,10 @@ static int load(struct vmm *vmm, const struct snapshot_load_config *load_config,
 	if (result == 0)
 		result = take_config(vmm, &config, err);
 	config_vm_clear(&config);
-	restore->state = &state;
+	restore.state = &state;
 	if (result == 0) {
 		vmm_enter_landlock(vmm);
-		result = machine_restore(&vmm->machine, &request, restore, err);
+		result = machine_restore(&vmm->machine, &request, &restore, err);
 	}
 	state_file_close(&state);
 	return result;

@@ -174,7 +174,8 @@ def check_sanitize():
     environment = {"UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
                    # Tests of crashes need the signals themselves.
                    "ASAN_OPTIONS": "detect_leaks=1:handle_segv=0:handle_sigbus=0:handle_sigill=0:handle_sigfpe=0:"
-                                   "handle_abort=0"}
+                                   # It would unmap the threads' signal stacks, which are the program's own.
+                                   "handle_abort=0:use_sigaltstack=0"}
     result = meson_tests("sanitize", folder, "unit", environment)
     result.add(pytest_part("sanitize-hostile", ["tests/integration/test_hostile.py", "-m", "not emulated_host",
                                                 "--mayfly", folder / "mayfly"], environment=environment))

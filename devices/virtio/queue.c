@@ -190,8 +190,8 @@ static int add_buffer(struct virtqueue *queue, const struct vring_desc *descript
 
 	chain->iov[count] = (struct iovec) { .iov_base = hva, .iov_len = descriptor->len };
 	if (writable) {
-		/* For the whole chain at once, and in good time: nobody takes a snapshot of a device
-		 * that has work in flight. */
+		/* For the whole chain at once, and in good time: nobody takes a snapshot of a
+		 * device that has work in flight. */
 		memory_mark_dirty(queue->memory, hva, descriptor->len);
 		chain->writable_count++;
 		chain->writable_bytes += descriptor->len;
@@ -347,7 +347,7 @@ bool virtqueue_enable_notify(struct virtqueue *queue)
 		return false;
 	if (queue->event_idx)
 		store_used(queue, available_event_offset(queue), queue->next_available,
-			  __ATOMIC_RELAXED);
+			   __ATOMIC_RELAXED);
 	else
 		store_used(queue, RING_FLAGS, 0, __ATOMIC_RELAXED);
 	/* As in virtqueue_publish(), the other way round: first ask, then look again. */

@@ -41,8 +41,8 @@ void signals_set_socket_path(const char *path);
 
 /*
  * Ends the process at once, as a crash does: the terminal back, the socket unlinked. For when there
- * is nothing left that an orderly end could wait for, because threads wait for what never comes. Any
- * thread; the caller has said why.
+ * is nothing left that an orderly end could wait for, because threads wait for what never comes.
+ * Any thread; the caller has said why.
  */
 _Noreturn void signals_end_process(int exit_code);
 

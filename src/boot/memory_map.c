@@ -18,9 +18,8 @@ unsigned int boot_memory_map(const struct memory *memory,
 	map[count++] = (struct boot_memory_range) { 0, LAYOUT_EBDA, BOOT_MEMORY_RAM };
 	map[count++] = (struct boot_memory_range) { LAYOUT_EBDA, LOW_RAM_END - LAYOUT_EBDA,
 						    BOOT_MEMORY_RESERVED };
-	map[count++] =
-		(struct boot_memory_range) { LAYOUT_ACPI, LAYOUT_HIGH_MEMORY - LAYOUT_ACPI,
-					     BOOT_MEMORY_RESERVED };
+	map[count++] = (struct boot_memory_range) { LAYOUT_ACPI, LAYOUT_HIGH_MEMORY - LAYOUT_ACPI,
+						    BOOT_MEMORY_RESERVED };
 	map[count++] =
 		(struct boot_memory_range) { LAYOUT_HIGH_MEMORY,
 					     boot_low_memory_end(memory) - LAYOUT_HIGH_MEMORY,

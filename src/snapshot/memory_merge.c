@@ -121,7 +121,7 @@ static int set_complete(const struct merge_file *base, bool complete, struct err
 	struct atomic_file target = { .fd = base->fd, .name = (char *)(uintptr_t)base->path };
 
 	if (complete)
-		memcpy(page, TAIL_COMPLETE_MAGIC, TAIL_MAGIC_BYTES);
+		memcpy(page, tail_complete, sizeof(tail_complete));
 	if (atomic_file_write(&target, page, sizeof(page), base->mark.memory_bytes + sizeof(page),
 			      err) < 0 ||
 	    atomic_file_flush(&target, err) < 0)

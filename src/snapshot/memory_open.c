@@ -48,7 +48,7 @@ int tail_read(int fd, uint64_t file_bytes, struct tail_mark *mark, bool *complet
 		return error_set(
 			err, EINVAL, "it says that it holds %llu bytes of memory, but it has %llu",
 			(unsigned long long)mark->memory_bytes, (unsigned long long)memory_bytes);
-	*complete = memcmp(tail + PAGE_SIZE_BYTES, TAIL_COMPLETE_MAGIC, TAIL_MAGIC_BYTES) == 0;
+	*complete = memcmp(tail + PAGE_SIZE_BYTES, tail_complete, sizeof(tail_complete)) == 0;
 	return 0;
 }
 
@@ -56,7 +56,7 @@ static int check(int fd, uint64_t memory_bytes, const struct memory_file_id *id,
 {
 	struct tail_mark mark;
 	struct stat status;
-	bool complete;
+	bool complete = false;
 	int result;
 
 	if (fstat(fd, &status) < 0)

@@ -189,7 +189,7 @@ static int write_tail(struct save *save, struct error *err)
 	if (result < 0 || options->base)
 		return result;
 	memset(page, 0, sizeof(page));
-	memcpy(page, TAIL_COMPLETE_MAGIC, TAIL_MAGIC_BYTES);
+	memcpy(page, tail_complete, sizeof(tail_complete));
 	return atomic_file_write(save->file, page, sizeof(page), at + sizeof(page), err);
 }
 

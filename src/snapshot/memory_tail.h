@@ -4,10 +4,12 @@
 
 #include "mayfly/memory_file.h"
 
-#define TAIL_MARK_MAGIC	    "Mayfly memory\n\0\0"
-#define TAIL_COMPLETE_MAGIC "Mayfly complete\n"
-#define TAIL_MAGIC_BYTES    16
-#define TAIL_VERSION	    1
+#define TAIL_MARK_MAGIC	 "Mayfly memory\n\0\0"
+#define TAIL_MAGIC_BYTES 16
+#define TAIL_VERSION	 1
+
+/* At the beginning of the second page, where the file is all of the memory. */
+static const char tail_complete[TAIL_MAGIC_BYTES] = "Mayfly complete\n";
 
 /* At the beginning of the first page behind the memory; the rest of it is zero. */
 struct tail_mark {

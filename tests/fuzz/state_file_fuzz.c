@@ -181,7 +181,7 @@ static void put_memory_file(int fd, struct fuzz_input *input, bool right)
 		input_bytes(input, &mark, sizeof(mark));
 	memcpy(tail, &mark, sizeof(mark));
 	if (how & 8)
-		memcpy(tail + PAGE_SIZE_BYTES, TAIL_COMPLETE_MAGIC, TAIL_MAGIC_BYTES);
+		memcpy(tail + PAGE_SIZE_BYTES, tail_complete, sizeof(tail_complete));
 	FUZZ_CHECK(pwrite(fd, tail, how & 0x10 ? sizeof(tail) : PAGE_SIZE_BYTES,
 			  (off_t)memory_bytes) > 0);
 	for (uint64_t page = 0; page < MEMORY_PAGES; page++) {

@@ -47,6 +47,8 @@ static void be_monitor(void (*die)(void))
 	struct rlimit no_core = { 0, 0 };
 
 	setrlimit(RLIMIT_CORE, &no_core);
+	/* Whoever started the tests may ignore it (nohup), and then the monitor does. */
+	signal(SIGHUP, SIG_DFL);
 	pty_child_check(rig_init(&rig));
 	pty_child_check(log_open(&rig.log, log_path, NULL) == 0);
 	pty_child_check(signals_install(&rig.log, NULL) == 0);
