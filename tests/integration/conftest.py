@@ -23,10 +23,12 @@ pytest_plugins = ["host_fixtures"]
 
 
 def pytest_configure():
-    """What a shell runs in the background ignores these two, and so would every monitor under test, which is to show
-    what it does when they come. What is handled here, children do not inherit."""
+    """What a shell runs in the background ignores the first two, and what nohup runs the third; so would every monitor
+    under test, which is to show what it does when they come. What is handled here, children do not inherit."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, lambda number, frame: os._exit(128 + number))
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 
 def pytest_addoption(parser):
