@@ -145,7 +145,9 @@ class TestNetwork:
         metrics = metrics_of(guest)
         assert metrics["net_eth0"]["needs_reset_count"] >= guest.result("broken")["count"]
         assert metrics["net_eth0"]["needs_reset_count"] > (0 if suite == "race-net" else 9)
-        assert metrics["net_eth0"]["tx_malformed_frames"] > (0 if suite == "race-net" else ROUNDS)
+        # Whether a race is ever won in the middle of a frame is up to two processors.
+        if suite != "race-net":
+            assert metrics["net_eth0"]["tx_malformed_frames"] > ROUNDS
         assert metrics["block_victim"]["needs_reset_count"] == metrics["block_witness"]["needs_reset_count"] == 0
         end(guest)
 
