@@ -262,7 +262,7 @@ class TestCommandLine:
     def test_the_list_names_every_benchmark(self, program, tmp_path):
         done = run_bench(program, tmp_path, "--list")
         assert done.returncode == 0
-        there = {path.stem for path in (REPOSITORY / "bench" / "benchmarks").glob("*.py")} - {"__init__"}
+        there = {path.stem for path in (BENCH / "benchmarks").glob("*.py")} - {"__init__"}
         assert {line.split()[0] for line in done.stdout.splitlines()} == there and "startup" in there
 
 
