@@ -12,24 +12,12 @@
 
 int machine_read_config(struct state_file *state, struct vm_config *config, struct error *err)
 {
-	struct state_section section;
-	uint32_t length;
-	const char *text;
 	json_t *json;
-	int result;
+	int result = snapshot_read_config(state, &json, err);
 
 	memset(config, 0, sizeof(*config));
-	result = state_find(state, SNAPSHOT_CONFIG_SECTION, "", SNAPSHOT_CONFIG_VERSION, &section,
-			    err);
 	if (result < 0)
 		return result;
-	text = state_get_span(&section, SNAPSHOT_MAX_CONFIG_BYTES, &length);
-	result = state_done(&section, err);
-	if (result < 0)
-		return result;
-	json = config_parse_json(text, length, err);
-	if (!json)
-		return error_prefix(err, "section " SNAPSHOT_CONFIG_SECTION);
 	result = config_parse_vm(json, NULL, config, err);
 	json_decref(json);
 	return result < 0 ? error_prefix(err, "section " SNAPSHOT_CONFIG_SECTION) : 0;

@@ -232,6 +232,15 @@ static void handle_end(struct loop_source *source, uint32_t events)
 	signals->on_end((int)info.ssi_signo, signals->context);
 }
 
+void signals_all_but_faults(sigset_t *set)
+{
+	static const int faults[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGSYS, SIGABRT };
+
+	sigfillset(set);
+	for (size_t i = 0; i < sizeof(faults) / sizeof(faults[0]); i++)
+		sigdelset(set, faults[i]);
+}
+
 int signals_add_to_loop(struct signals *signals, struct loop *loop,
 			void (*on_end)(int signal_number, void *context), void *context,
 			struct error *err)

@@ -302,14 +302,8 @@ int vcpus_start(struct vcpus *vcpus, struct error *err)
 	vcpus->paused = true;
 	sigaction(KICK_SIGNAL, &action, NULL);
 	/* All signals but the kick, and faults, are for the main thread. */
-	sigfillset(&blocked);
+	signals_all_but_faults(&blocked);
 	sigdelset(&blocked, KICK_SIGNAL);
-	sigdelset(&blocked, SIGSEGV);
-	sigdelset(&blocked, SIGBUS);
-	sigdelset(&blocked, SIGILL);
-	sigdelset(&blocked, SIGFPE);
-	sigdelset(&blocked, SIGSYS);
-	sigdelset(&blocked, SIGABRT);
 	pthread_attr_init(&attributes);
 	pthread_attr_setstacksize(&attributes, STACK_BYTES);
 	pthread_sigmask(SIG_SETMASK, &blocked, &before);

@@ -70,21 +70,27 @@ static int check_backend(const struct snapshot_load_config *config, struct error
 	return 0;
 }
 
+/* `value` is copied in the place of `field`. */
+static int replace_string(char **field, const char *value, struct error *err)
+{
+	char *copy = strdup(value);
+
+	if (!copy)
+		return error_set(err, ENOMEM, "no memory for the configuration");
+	free(*field);
+	*field = copy;
+	return 0;
+}
+
 static int override_interface(struct vm_config *config,
 			      const struct network_override_config *override, struct error *err)
 {
 	for (unsigned int i = 0; i < config->interface_count; i++) {
 		struct network_interface_config *interface = &config->interfaces[i];
-		char *name;
 
-		if (strcmp(interface->iface_id, override->iface_id) != 0)
-			continue;
-		name = strdup(override->host_dev_name);
-		if (!name)
-			return error_set(err, ENOMEM, "no memory for the configuration");
-		free(interface->host_dev_name);
-		interface->host_dev_name = name;
-		return 0;
+		if (strcmp(interface->iface_id, override->iface_id) == 0)
+			return replace_string(&interface->host_dev_name, override->host_dev_name,
+					      err);
 	}
 	return error_set(err, ENOENT, "network_overrides: the snapshot has no network interface %s",
 			 override->iface_id);
@@ -95,16 +101,9 @@ static int override_drive(struct vm_config *config, const struct drive_override_
 {
 	for (unsigned int i = 0; i < config->drive_count; i++) {
 		struct drive_config *drive = &config->drives[i];
-		char *path;
 
-		if (strcmp(drive->drive_id, override->drive_id) != 0)
-			continue;
-		path = strdup(override->path_on_host);
-		if (!path)
-			return error_set(err, ENOMEM, "no memory for the configuration");
-		free(drive->path_on_host);
-		drive->path_on_host = path;
-		return 0;
+		if (strcmp(drive->drive_id, override->drive_id) == 0)
+			return replace_string(&drive->path_on_host, override->path_on_host, err);
 	}
 	return error_set(err, ENOENT, "drive_overrides: the snapshot has no drive %s",
 			 override->drive_id);

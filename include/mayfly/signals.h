@@ -11,6 +11,7 @@
 #ifndef MAYFLY_SIGNALS_H
 #define MAYFLY_SIGNALS_H
 
+#include <signal.h>
 #include "mayfly/log.h"
 #include "mayfly/loop.h"
 
@@ -34,6 +35,9 @@ int signals_enter_thread(struct signals_stack *stack, struct error *err);
 
 /* When the thread has ended; by whoever waited for it, since the thread itself may be filtered. */
 void signals_free_stack(struct signals_stack *stack);
+
+/* What a thread other than the main one blocks: all signals but those of its own faults. */
+void signals_all_but_faults(sigset_t *set);
 
 /* The socket that a crash must unlink, copied; NULL: none. At most 107 bytes as in sockaddr_un.
  * Main thread. */

@@ -10,6 +10,7 @@
 #ifndef MAYFLY_SNAPSHOT_H
 #define MAYFLY_SNAPSHOT_H
 
+#include <jansson.h>
 #include <stdio.h>
 #include "mayfly/state.h"
 
@@ -21,6 +22,12 @@
 #define SNAPSHOT_CONFIG_VERSION 1
 
 #define SNAPSHOT_MAX_CONFIG_BYTES (1 * MIB)
+
+/*
+ * The section "config", parsed but not yet looked into (config_parse_vm() does that). `*out` is the
+ * caller's, to be given back by json_decref(). Errors name the section. Any thread.
+ */
+int snapshot_read_config(struct state_file *state, json_t **out, struct error *err);
 
 /* Writes what a state file holds to `out`: for people, or as one JSON object. Any thread. */
 int snapshot_describe(const char *state_path, bool json, FILE *out, struct error *err);

@@ -43,12 +43,12 @@ static int read_memory(struct state_file *file, struct description *out, struct 
 	return state_done(&section, err);
 }
 
-static int read_config(struct state_file *file, struct description *out, struct error *err)
+int snapshot_read_config(struct state_file *state, json_t **out, struct error *err)
 {
 	struct state_section section;
 	uint32_t length;
 	const char *text;
-	int result = state_find(file, SNAPSHOT_CONFIG_SECTION, "", SNAPSHOT_CONFIG_VERSION,
+	int result = state_find(state, SNAPSHOT_CONFIG_SECTION, "", SNAPSHOT_CONFIG_VERSION,
 				&section, err);
 
 	if (result < 0)
@@ -57,8 +57,8 @@ static int read_config(struct state_file *file, struct description *out, struct 
 	result = state_done(&section, err);
 	if (result < 0)
 		return result;
-	out->config = config_parse_json(text, length, err);
-	return out->config ? 0 : error_prefix(err, "section " SNAPSHOT_CONFIG_SECTION);
+	*out = config_parse_json(text, length, err);
+	return *out ? 0 : error_prefix(err, "section " SNAPSHOT_CONFIG_SECTION);
 }
 
 static json_t *describe_sections(const struct state_file *file)
@@ -135,7 +135,7 @@ int snapshot_describe(const char *state_path, bool json, FILE *out, struct error
 	if (result == 0)
 		result = read_memory(&file, &what, err);
 	if (result == 0)
-		result = read_config(&file, &what, err);
+		result = snapshot_read_config(&file, &what.config, err);
 	if (result < 0)
 		result = error_prefix(err, "state file %s", state_path);
 	else

@@ -14,11 +14,7 @@
 #include <string.h>
 
 #include "memory_tail.h"
-
-/* Documentation/admin-guide/mm/pagemap.rst */
-#define PAGEMAP_PRESENT (1ULL << 63)
-#define PAGEMAP_SWAPPED (1ULL << 62)
-#define PAGEMAP_FILE	(1ULL << 61)
+#include "pagemap.h"
 
 #define STEP_PAGES 512
 #define STEP_BYTES (STEP_PAGES * PAGE_SIZE_BYTES)
@@ -196,7 +192,7 @@ static int write_tail(struct save *save, struct error *err)
 int memory_file_save(const struct memory *memory, const struct memory_file_options *options,
 		     struct atomic_file *file, struct memory_file_size *size, struct error *err)
 {
-	cleanup_fd int pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	cleanup_fd int pagemap_fd = open(PAGEMAP_PATH, O_RDONLY | O_CLOEXEC);
 	struct save save = {
 		.memory = memory, .options = options, .file = file, .pagemap_fd = pagemap_fd
 	};

@@ -11,6 +11,7 @@
 #include <sys/syscall.h>
 #include <sys/un.h>
 
+#include "mayfly/signals.h"
 #include "mayfly/uffd.h"
 
 #define UFFD_DEVICE	"/dev/userfaultfd"
@@ -201,20 +202,14 @@ static void *watch(void *argument)
 
 static int start_thread(struct uffd *uffd, struct error *err)
 {
-	sigset_t all, before;
+	sigset_t blocked, before;
 	pthread_attr_t attributes;
 	int code;
 
-	sigfillset(&all);
-	sigdelset(&all, SIGSEGV);
-	sigdelset(&all, SIGBUS);
-	sigdelset(&all, SIGILL);
-	sigdelset(&all, SIGFPE);
-	sigdelset(&all, SIGSYS);
-	sigdelset(&all, SIGABRT);
+	signals_all_but_faults(&blocked);
 	pthread_attr_init(&attributes);
 	pthread_attr_setstacksize(&attributes, STACK_BYTES);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
+	pthread_sigmask(SIG_SETMASK, &blocked, &before);
 	code = pthread_create(&uffd->thread, &attributes, watch, uffd);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	pthread_attr_destroy(&attributes);

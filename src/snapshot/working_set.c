@@ -6,17 +6,14 @@
 #include "mayfly/atomic_file.h"
 #include "mayfly/state.h"
 #include "mayfly/working_set.h"
+#include "pagemap.h"
 
 #define SECTION "working-set"
 #define VERSION 1
 
 #define BITS 64
 
-/* Linux Documentation/admin-guide/mm/pagemap.rst */
-#define PAGEMAP_PRESENT	    (1ULL << 63)
-#define PAGEMAP_SWAPPED	    (1ULL << 62)
-#define PAGEMAP_FILE_MAPPED (1ULL << 61)
-#define PAGEMAP_BATCH	    512
+#define PAGEMAP_BATCH 512
 
 static uint64_t pages_of(const struct working_set *set)
 {
@@ -117,12 +114,11 @@ static int collect_region(struct working_set *set, int fd, const struct memory_r
 		if (got < 0 && errno == EINTR)
 			continue;
 		if (got < (ssize_t)sizeof(*entries))
-			return error_errno(err, "cannot read /proc/self/pagemap");
+			return error_errno(err, "cannot read " PAGEMAP_PATH);
 		for (size_t i = 0; i < (size_t)got / sizeof(*entries); i++, page++) {
 			if (entries[i] & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED))
 				working_set_add(set, offset + page * PAGE_SIZE_BYTES,
-						PAGE_SIZE_BYTES,
-						!(entries[i] & PAGEMAP_FILE_MAPPED));
+						PAGE_SIZE_BYTES, !(entries[i] & PAGEMAP_FILE));
 		}
 	}
 	return 0;
@@ -130,12 +126,12 @@ static int collect_region(struct working_set *set, int fd, const struct memory_r
 
 int working_set_collect(struct working_set *set, const struct memory *memory, struct error *err)
 {
-	cleanup_fd int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	cleanup_fd int fd = open(PAGEMAP_PATH, O_RDONLY | O_CLOEXEC);
 	uint64_t offset = 0;
 	int result = 0;
 
 	if (fd < 0)
-		return error_errno(err, "cannot open /proc/self/pagemap");
+		return error_errno(err, "cannot open " PAGEMAP_PATH);
 	for (unsigned int i = 0; i < memory->region_count && result == 0; i++) {
 		result = collect_region(set, fd, &memory->regions[i], offset, err);
 		offset += memory->regions[i].size_bytes;
@@ -219,6 +215,8 @@ static int write_file(const char *path, const struct state_writer *writer, struc
 
 	if (result == 0)
 		result = atomic_file_write(&file, writer->bytes, writer->used_bytes, 0, err);
+	if (result == 0)
+		result = atomic_file_flush(&file, err);
 	if (result == 0)
 		result = atomic_file_commit(&file, err);
 	atomic_file_close(&file);
