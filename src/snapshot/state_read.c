@@ -81,6 +81,22 @@ static int add_entry(struct state_file *file, const uint8_t *at, const struct fr
 	return 0;
 }
 
+/* By the section's name, as far as that is there. */
+static int refuse_cut(unsigned int number, const uint8_t *at, size_t left,
+		      const struct frame_section *head, struct error *err)
+{
+	const uint8_t *names = at + sizeof(*head);
+	struct state_entry entry = { 0 };
+
+	if ((size_t)head->section_bytes + head->instance_bytes > left - sizeof(*head) ||
+	    !copy_name(entry.section, names, head->section_bytes) ||
+	    !copy_name(entry.instance, names + head->section_bytes, head->instance_bytes))
+		return error_set(err, EINVAL, "it is cut, or damaged, in section number %u",
+				 number);
+	return error_set(err, EINVAL, SECTION_FORMAT ": it is cut, or damaged",
+			 ENTRY_WORDS(&entry));
+}
+
 /* The last section: that nothing is missing, of what is before it. */
 static int check_end(const struct state_file *file, const uint8_t *bytes, const uint8_t *end,
 		     struct error *err)
@@ -124,8 +140,7 @@ static int parse_sections(struct state_file *file, const uint8_t *bytes, size_t 
 		total = sizeof(head) + head.section_bytes + head.instance_bytes +
 			(size_t)head.body_bytes;
 		if (total > left)
-			return error_set(err, EINVAL, "it is cut, or damaged, in section number %u",
-					 file->entry_count);
+			return refuse_cut(file->entry_count, at, left, &head, err);
 		result = add_entry(file, at, &head, err);
 		if (result < 0)
 			return result;

@@ -5,6 +5,9 @@ import time
 # How much slower than an ordinary machine this one is; the emulated host sets it.
 FACTOR = float(os.environ.get("MAYFLY_TIME_FACTOR", "1"))
 
+# All of what a test otherwise takes a sample of: every byte, hundreds of rounds. By hand, not in ./check.
+EXHAUSTIVE = os.environ.get("MAYFLY_EXHAUSTIVE", "") not in ("", "0")
+
 
 class TookTooLong(AssertionError):
     """Something that should have happened did not, in more time than it can need."""
