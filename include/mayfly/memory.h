@@ -41,7 +41,10 @@ struct memory {
 	/* Where a file is mapped: pages there have content before anybody touches them. */
 	struct memory_range file_ranges[MEMORY_MAX_FILE_RANGES];
 	unsigned int file_range_count;
-	int snapshot_fd; /* the memory file that all of it is mapped from, owned; -1: none */
+	int base_fd;  /* the file that all of it is mapped from, owned; -1: none */
+	bool shared;  /* changes go to that file: a memfd of this process */
+	void *frozen; /* where that mapping went, until memory_finish_freeze(); NULL: nowhere */
+	uint64_t frozen_bytes;
 	/* A bit for each page that the monitor wrote, in order of their offsets; NULL: not wanted.
 	 */
 	_Atomic uint64_t *dirty;
@@ -57,10 +60,32 @@ int memory_create(struct memory *memory, uint64_t size_bytes, enum huge_pages hu
 		  struct error *err);
 
 /*
- * The same with the content of a snapshot's memory file from its beginning, which is at least that
- * long: mapped copy-on-write, so that no byte is read before it is touched; with huge pages, read.
- * Takes `fd` over, whatever the result.
+ * The same in a memfd (base_fd) that holds every change and can be given to another process once
+ * memory_freeze() was called. Not with HUGE_PAGES_2M (-EINVAL).
  */
+int memory_create_shared(struct memory *memory, uint64_t size_bytes, enum huge_pages huge_pages,
+			 struct error *err);
+
+/*
+ * Lays a file over all of guest memory that was made just now, from the file's beginning, which is
+ * at least that long: mapped copy-on-write, so that no byte is read before it is touched; with huge
+ * pages, or over a shared base, read. Addresses stay as they are: KVM may know them already. Takes
+ * `fd` over, whatever the result; after a failure the content is undefined.
+ */
+int memory_map_file(struct memory *memory, int fd, struct error *err);
+
+/*
+ * From here on nothing changes base_fd: the base is mapped copy-on-write at the same addresses. In
+ * constant time for each 2 MiB, and without effect when it is so already. While nobody uses guest
+ * memory: no vCPU runs, devices are at rest.
+ */
+int memory_freeze(struct memory *memory, struct error *err);
+
+/* The rest of it, which takes longer: before it base_fd cannot be sealed against writing. The guest
+ * may run meanwhile. */
+void memory_finish_freeze(struct memory *memory);
+
+/* memory_create() and memory_map_file(). */
 int memory_create_from_file(struct memory *memory, uint64_t size_bytes, enum huge_pages huge_pages,
 			    int fd, struct error *err);
 

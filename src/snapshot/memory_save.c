@@ -72,7 +72,7 @@ static int add_page(struct save *save, const uint8_t *hva, uint64_t offset, stru
 /* Whether the memory file behind guest memory has something at `offset`; offsets only grow. */
 static bool base_has_data(struct save *save, uint64_t offset)
 {
-	int fd = save->memory->snapshot_fd;
+	int fd = save->memory->base_fd;
 
 	if (offset >= save->data_to) {
 		off_t from = lseek(fd, (off_t)offset, SEEK_DATA), to;
@@ -113,7 +113,7 @@ static enum content content_of(struct save *save, uint64_t offset, uint64_t page
 
 	if (touched && !(pagemap & PAGEMAP_FILE))
 		return CONTENT_CHANGED;
-	if (save->memory->snapshot_fd >= 0)
+	if (save->memory->base_fd >= 0)
 		return base_has_data(save, offset) ? CONTENT_FILE : CONTENT_NONE;
 	return touched || in_file_range(save->memory, offset) ? CONTENT_FILE : CONTENT_NONE;
 }

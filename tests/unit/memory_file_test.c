@@ -120,7 +120,7 @@ Test(memory_file, with_huge_pages_the_content_is_read)
 	save(&memory, full_path, &first, NULL);
 	loaded = load(full_path, &first, HUGE_PAGES_TRANSPARENT);
 	cr_assert_eq(memcmp(at(&memory, 0), at(&loaded, 0), SIZE), 0);
-	cr_assert_eq(loaded.snapshot_fd, -1);
+	cr_assert_eq(loaded.base_fd, -1);
 	memory_destroy(&loaded);
 	memory_destroy(&memory);
 }

@@ -1,4 +1,5 @@
 #include <criterion/criterion.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -242,4 +243,139 @@ Test(memory, a_span_ends_at_a_guard, .signal = SIGSEGV)
 	volatile uint8_t *end = (uint8_t *)memory_span(&memory, 0, 1) + 16 * MIB;
 
 	*end = 1;
+}
+
+static struct memory make_shared(uint64_t size)
+{
+	struct memory memory;
+	struct error err = { 0 };
+
+	cr_assert_eq(memory_create_shared(&memory, size, HUGE_PAGES_NONE, &err), 0, "%s",
+		     err.message);
+	return memory;
+}
+
+static uint8_t base_byte(const struct memory *memory, uint64_t offset)
+{
+	uint8_t byte;
+
+	cr_assert_eq(pread(memory->base_fd, &byte, 1, (off_t)offset), 1);
+	return byte;
+}
+
+Test(memory, a_frozen_base_keeps_what_it_had)
+{
+	struct memory memory = make_shared(16 * MIB);
+	uint8_t *hva = memory_span(&memory, 0, 16 * MIB);
+	struct error err = { 0 };
+
+	hva[0] = 1;
+	hva[5 * PAGE] = 2;
+	cr_assert_eq(base_byte(&memory, 0), 1);
+	cr_assert_eq(memory_freeze(&memory, &err), 0, "%s", err.message);
+	cr_assert_eq(memory_span(&memory, 0, 16 * MIB), hva);
+	/* What was there is there, before and after the old mapping goes. */
+	cr_assert_eq(hva[0], 1);
+	hva[0] = 3;
+	memory_finish_freeze(&memory);
+	cr_assert_eq(hva[0], 3);
+	cr_assert_eq(hva[5 * PAGE], 2);
+	hva[5 * PAGE] = 4;
+	hva[9 * PAGE] = 5;
+	cr_assert_eq(base_byte(&memory, 0), 1);
+	cr_assert_eq(base_byte(&memory, 5 * PAGE), 2);
+	cr_assert_eq(base_byte(&memory, 9 * PAGE), 0);
+	memory_destroy(&memory);
+}
+
+Test(memory, a_frozen_base_can_be_sealed_against_writing)
+{
+	struct memory memory = make_shared(16 * MIB);
+	struct error err = { 0 };
+
+	*(uint8_t *)memory_span(&memory, 0, 1) = 1;
+	cr_assert_lt(fcntl(memory.base_fd, F_ADD_SEALS, F_SEAL_WRITE), 0);
+	cr_assert_eq(memory_freeze(&memory, &err), 0, "%s", err.message);
+	memory_finish_freeze(&memory);
+	cr_assert_eq(fcntl(memory.base_fd, F_ADD_SEALS, F_SEAL_WRITE), 0);
+	cr_assert_lt(pwrite(memory.base_fd, "x", 1, 0), 0);
+	cr_assert_lt(ftruncate(memory.base_fd, 0), 0);
+	memory_destroy(&memory);
+}
+
+Test(memory, freezing_twice_loses_nothing)
+{
+	struct memory memory = make_shared(16 * MIB);
+	uint8_t *hva = memory_span(&memory, 0, 16 * MIB);
+	struct error err = { 0 };
+
+	cr_assert_eq(memory_freeze(&memory, &err), 0);
+	memory_finish_freeze(&memory);
+	hva[7] = 7;
+	cr_assert_eq(memory_freeze(&memory, &err), 0);
+	memory_finish_freeze(&memory);
+	cr_assert_eq(hva[7], 7);
+	memory_destroy(&memory);
+}
+
+Test(memory, both_regions_freeze)
+{
+	uint64_t size = LAYOUT_MMIO_GAP_START + 3 * PAGE;
+	struct memory memory = make_shared(size);
+	struct error err = { 0 };
+	uint8_t *low = memory_span(&memory, 0, PAGE);
+	uint8_t *high = memory_span(&memory, LAYOUT_MMIO_GAP_END, 3 * PAGE);
+
+	*low = 1;
+	high[2 * PAGE] = 2;
+	cr_assert_eq(memory_freeze(&memory, &err), 0, "%s", err.message);
+	memory_finish_freeze(&memory);
+	cr_assert_eq(*low, 1);
+	cr_assert_eq(high[2 * PAGE], 2);
+	*low = 3;
+	high[2 * PAGE] = 4;
+	cr_assert_eq(base_byte(&memory, 0), 1);
+	cr_assert_eq(base_byte(&memory, size - PAGE), 2);
+	memory_destroy(&memory);
+}
+
+Test(memory, a_freeze_that_fails_leaves_the_base_shared)
+{
+	uint64_t size = LAYOUT_MMIO_GAP_START + 3 * PAGE;
+	struct memory memory = make_shared(size);
+	struct error err = { 0 };
+	uint8_t *low = memory_span(&memory, 0, PAGE);
+
+	*low = 1;
+	/* The first one is frozen by then; the second cannot be moved. */
+	memory.regions[1].size_bytes = 0;
+	cr_assert_lt(memory_freeze(&memory, &err), 0);
+	memory.regions[1].size_bytes = 3 * PAGE;
+	cr_assert(memory.shared);
+	cr_assert_null(memory.frozen);
+	cr_assert_eq(*low, 1);
+	*low = 2;
+	cr_assert_eq(base_byte(&memory, 0), 2);
+	memory_destroy(&memory);
+}
+
+Test(memory, files_are_read_into_a_shared_base)
+{
+	struct memory memory = make_shared(16 * MIB);
+	struct error err = { 0 };
+	cleanup_fd int fd = make_file(3 * PAGE);
+
+	cr_assert_eq(memory_load_file(&memory, PAGE, fd, 0, 3 * PAGE, "file", &err), 0, "%s",
+		     err.message);
+	cr_assert_eq(base_byte(&memory, PAGE + 5), 5);
+	memory_destroy(&memory);
+}
+
+Test(memory, large_pages_are_not_shared)
+{
+	struct memory memory;
+	struct error err = { 0 };
+
+	cr_assert_eq(memory_create_shared(&memory, 16 * MIB, HUGE_PAGES_2M, &err), -EINVAL);
+	cr_assert_eq(memory.region_count, 0);
 }
