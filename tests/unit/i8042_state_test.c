@@ -1,5 +1,5 @@
 /* The i8042 in a state file: devices/i8042.c. */
-#include "mayfly/i8042.h"
+#include "i8042_registers.h"
 #include "saved_state.h"
 
 #define SECTION "i8042"
@@ -15,7 +15,6 @@ enum {
 	ANSWERS = 41, /* a count, then two bytes each */
 };
 
-static struct i8042 i8042;
 static struct saved_state saved;
 
 static void on_reset(void *context)
@@ -36,39 +35,6 @@ static void teardown(void)
 
 TestSuite(i8042_state, .init = setup, .fini = teardown);
 
-static uint8_t data(void)
-{
-	uint8_t value = 0;
-
-	i8042.data.ops->read(&i8042.data, 0, &value, 1);
-	return value;
-}
-
-static uint8_t status(void)
-{
-	uint8_t value = 0;
-
-	i8042.command.ops->read(&i8042.command, 0, &value, 1);
-	return value;
-}
-
-static void command(uint8_t value)
-{
-	i8042.command.ops->write(&i8042.command, 0, &value, 1);
-}
-
-static void write_data(uint8_t value)
-{
-	i8042.data.ops->write(&i8042.data, 0, &value, 1);
-}
-
-static uint64_t edges(void)
-{
-	uint64_t count = 0;
-
-	return read(i8042.irq_fd, &count, sizeof(count)) == (ssize_t)sizeof(count) ? count : 0;
-}
-
 static void save(void)
 {
 	state_writer_init(&saved.writer);
@@ -82,12 +48,18 @@ static void make_anew(void)
 	cr_assert_eq(i8042_init(&i8042, on_reset, NULL, NULL), 0);
 }
 
+static int try_to_restore(void *context, struct state_file *file, struct error *err)
+{
+	(void)context;
+	make_anew();
+	return i8042_restore(&i8042, file, err);
+}
+
 static void restore(void)
 {
 	struct error err = { 0 };
 
-	make_anew();
-	cr_assert_eq(i8042_restore(&i8042, &saved.file, &err), 0, "%s", err.message);
+	cr_assert_eq(try_to_restore(NULL, &saved.file, &err), 0, "%s", err.message);
 	cr_assert_eq(edges(), 0);
 	i8042_resume(&i8042);
 }
@@ -168,36 +140,13 @@ Test(i8042_state, values_that_cannot_be_are_refused_by_name)
 
 	write_data(0xee); /* echo */
 	save();
-	for (size_t i = 0; i < ARRAY_SIZE(wrong); i++) {
-		uint64_t old = saved_state_change(&saved, SECTION, wrong[i].offset, wrong[i].bytes,
-						  wrong[i].value);
-		struct error err = { 0 };
-
-		make_anew();
-		cr_assert_eq(i8042_restore(&i8042, &saved.file, &err), -EINVAL, "%zu", i);
-		cr_assert(strstr(err.message, wrong[i].words) && strstr(err.message, SECTION),
-			  "%zu: %s", i, err.message);
-		saved_state_change(&saved, SECTION, wrong[i].offset, wrong[i].bytes, old);
-	}
-	restore();
+	saved_state_refuses(&saved, SECTION, "", wrong, ARRAY_SIZE(wrong), try_to_restore, NULL);
 }
 
 Test(i8042_state, section_that_ends_early_or_late_is_refused)
 {
-	struct state_entry *entry;
-	uint32_t length;
-
 	cr_assert_eq(i8042_send_ctrl_alt_del(&i8042, NULL), 0);
 	write_data(0xee);
 	save();
-	entry = saved_state_entry(&saved, SECTION);
-	length = entry->body_bytes;
-	for (entry->body_bytes = 0; entry->body_bytes <= length + 1; entry->body_bytes++) {
-		struct error err = { 0 };
-
-		make_anew();
-		cr_assert_eq(i8042_restore(&i8042, &saved.file, &err),
-			     entry->body_bytes == length ? 0 : -EINVAL, "%u bytes",
-			     entry->body_bytes);
-	}
+	saved_state_refuses_cuts(&saved, SECTION, try_to_restore, NULL);
 }

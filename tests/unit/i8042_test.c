@@ -1,7 +1,6 @@
-#include <criterion/criterion.h>
 #include <string.h>
 
-#include "mayfly/i8042.h"
+#include "i8042_registers.h"
 
 #define OBF	0x01
 #define SYSTEM	0x04
@@ -9,7 +8,6 @@
 #define KEYLOCK 0x10
 #define AUX	0x20
 
-static struct i8042 i8042;
 static int resets;
 
 static void count_reset(void *context)
@@ -36,39 +34,6 @@ static void teardown(void)
 }
 
 TestSuite(i8042, .init = setup, .fini = teardown);
-
-static uint8_t status(void)
-{
-	uint8_t value = 0;
-
-	i8042.command.ops->read(&i8042.command, 0, &value, 1);
-	return value;
-}
-
-static uint8_t data(void)
-{
-	uint8_t value = 0;
-
-	i8042.data.ops->read(&i8042.data, 0, &value, 1);
-	return value;
-}
-
-static void command(uint8_t value)
-{
-	i8042.command.ops->write(&i8042.command, 0, &value, 1);
-}
-
-static void write_data(uint8_t value)
-{
-	i8042.data.ops->write(&i8042.data, 0, &value, 1);
-}
-
-static uint64_t edges(void)
-{
-	uint64_t count = 0;
-
-	return read(i8042.irq_fd, &count, sizeof(count)) == (ssize_t)sizeof(count) ? count : 0;
-}
 
 static uint8_t answer(void)
 {

@@ -63,4 +63,48 @@ struct wrong_value {
 	const char *words;
 };
 
+/*
+ * A module made anew, as in another process, which restores itself from the section: its result.
+ * Where it refused, what is left of it is driven on: it works on nothing.
+ */
+typedef int (*saved_state_restore)(void *context, struct state_file *file, struct error *err);
+
+/* Each value in its turn; the error names it and, with `owner`, whose it is. Then the section as it
+ * was. */
+static inline void saved_state_refuses(struct saved_state *saved, const char *section,
+				       const char *owner, const struct wrong_value *wrong,
+				       size_t count, saved_state_restore restore, void *context)
+{
+	struct error err = { 0 };
+
+	for (size_t i = 0; i < count; i++) {
+		const struct wrong_value *w = &wrong[i];
+		uint64_t old = saved_state_change(saved, section, w->offset, w->bytes, w->value);
+
+		cr_assert_eq(restore(context, &saved->file, &err), -EINVAL, "%zu: 0x%llx at %zu", i,
+			     (unsigned long long)w->value, w->offset);
+		cr_assert(strstr(err.message, w->words) && strstr(err.message, section) &&
+				  strstr(err.message, owner),
+			  "%zu: %s", i, err.message);
+		saved_state_change(saved, section, w->offset, w->bytes, old);
+	}
+	cr_assert_eq(restore(context, &saved->file, &err), 0, "%s", err.message);
+}
+
+/* The section cut at every length, and one byte longer. */
+static inline void saved_state_refuses_cuts(struct saved_state *saved, const char *section,
+					    saved_state_restore restore, void *context)
+{
+	struct state_entry *entry = saved_state_entry(saved, section);
+	uint32_t length = entry->body_bytes;
+
+	for (entry->body_bytes = 0; entry->body_bytes <= length + 1; entry->body_bytes++) {
+		struct error err = { 0 };
+
+		cr_assert_eq(restore(context, &saved->file, &err),
+			     entry->body_bytes == length ? 0 : -EINVAL, "%u bytes",
+			     entry->body_bytes);
+	}
+}
+
 #endif

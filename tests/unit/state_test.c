@@ -4,57 +4,65 @@
 
 #include "mayfly/state.h"
 
-/* A file with a bit of everything. */
-static void write_sample(struct state_writer *writer)
-{
-	struct error err = { 0 };
+static struct state_writer writer;
+static struct state_file file;
+static struct state_section section;
+static struct error err;
 
-	state_writer_init(writer);
-	state_begin(writer, "serial", "", 3);
-	state_put_u8(writer, 0x12);
-	state_put_u16(writer, 0x3456);
-	state_put_u32(writer, 0x789abcde);
-	state_put_u64(writer, 0x0123456789abcdef);
-	state_put_string(writer, "ttyS0");
-	state_put_bytes(writer, "\1\2\3", 3);
-	state_end(writer);
-	state_begin(writer, "vcpu", "0", 1);
-	state_put_u8(writer, 1);
-	state_end(writer);
-	state_begin(writer, "vcpu", "1", 1);
-	state_end(writer);
-	cr_assert_eq(state_writer_finish(writer, &err), 0, "%s", err.message);
+/* A new process for each test: what lies here is zero. */
+static void teardown(void)
+{
+	state_file_close(&file);
+	state_writer_destroy(&writer);
 }
 
-static void parse_sample(struct state_writer *writer, struct state_file *file)
-{
-	struct error err = { 0 };
+TestSuite(state, .fini = teardown);
 
-	write_sample(writer);
-	cr_assert_eq(state_file_parse(file, writer->bytes, writer->used_bytes, &err), 0, "%s",
+/* A file with a bit of everything. */
+static void write_sample(void)
+{
+	state_writer_init(&writer);
+	state_begin(&writer, "serial", "", 3);
+	state_put_u8(&writer, 0x12);
+	state_put_u16(&writer, 0x3456);
+	state_put_u32(&writer, 0x789abcde);
+	state_put_u64(&writer, 0x0123456789abcdef);
+	state_put_string(&writer, "ttyS0");
+	state_put_bytes(&writer, "\1\2\3", 3);
+	state_end(&writer);
+	state_begin(&writer, "vcpu", "0", 1);
+	state_put_u8(&writer, 1);
+	state_end(&writer);
+	state_begin(&writer, "vcpu", "1", 1);
+	state_end(&writer);
+	cr_assert_eq(state_writer_finish(&writer, &err), 0, "%s", err.message);
+}
+
+static void parse(void)
+{
+	cr_assert_eq(state_file_parse(&file, writer.bytes, writer.used_bytes, &err), 0, "%s",
 		     err.message);
 }
 
-static void find(struct state_file *file, const char *name, const char *instance,
-		 struct state_section *section)
+static void parse_sample(void)
 {
-	struct error err = { 0 };
+	write_sample();
+	parse();
+}
 
-	cr_assert_eq(state_find(file, name, instance, 3, section, &err), 0, "%s", err.message);
+static void find(const char *name, const char *instance)
+{
+	cr_assert_eq(state_find(&file, name, instance, 3, &section, &err), 0, "%s", err.message);
 }
 
 Test(state, fields_come_back_in_the_order_in_which_they_were_written)
 {
-	struct state_section section;
-	struct state_writer writer;
-	struct state_file file;
-	struct error err = { 0 };
 	uint8_t bytes[3];
 	char text[6];
 
-	parse_sample(&writer, &file);
+	parse_sample();
 	cr_assert_eq(file.entry_count, 3);
-	find(&file, "serial", "", &section);
+	find("serial", "");
 	cr_assert_eq(section.version, 3);
 	cr_assert_eq(state_get_u8(&section), 0x12);
 	cr_assert_eq(state_get_u16(&section), 0x3456);
@@ -65,106 +73,69 @@ Test(state, fields_come_back_in_the_order_in_which_they_were_written)
 	state_get_bytes(&section, bytes, sizeof(bytes));
 	cr_assert_arr_eq(bytes, "\1\2\3", 3);
 	cr_assert_eq(state_done(&section, &err), 0, "%s", err.message);
-	state_file_close(&file);
-	state_writer_destroy(&writer);
 }
 
 Test(state, numbers_are_little_endian_on_the_disk)
 {
-	struct state_writer writer;
-	struct error err = { 0 };
-
 	state_writer_init(&writer);
 	state_begin(&writer, "a", "b", 1);
 	state_put_u32(&writer, 0x11223344);
 	state_end(&writer);
 	cr_assert_eq(state_writer_finish(&writer, &err), 0);
 	cr_assert_arr_eq(writer.bytes + 16 + 16, "ab\x44\x33\x22\x11", 6);
-	state_writer_destroy(&writer);
 }
 
 Test(state, reading_past_the_end_gives_zero_and_is_told_with_the_section)
 {
-	struct state_section section;
-	struct state_writer writer;
-	struct state_file file;
-	struct error err = { 0 };
-
-	parse_sample(&writer, &file);
-	find(&file, "vcpu", "0", &section);
+	parse_sample();
+	find("vcpu", "0");
 	cr_assert_eq(state_get_u32(&section), 0);
 	cr_assert_eq(state_get_u8(&section), 0, "nothing is read behind a failure");
 	cr_assert_eq(state_done(&section, &err), -EINVAL);
 	cr_assert_str_eq(err.message, "section vcpu 0: it ends early");
-	state_file_close(&file);
-	state_writer_destroy(&writer);
 }
 
 Test(state, bytes_left_over_are_refused)
 {
-	struct state_section section;
-	struct state_writer writer;
-	struct state_file file;
-	struct error err = { 0 };
-
-	parse_sample(&writer, &file);
-	find(&file, "vcpu", "0", &section);
+	parse_sample();
+	find("vcpu", "0");
 	cr_assert_eq(state_done(&section, &err), -EINVAL);
 	cr_assert_str_eq(err.message, "section vcpu 0: it is longer than what is known of it");
-	state_file_close(&file);
-	state_writer_destroy(&writer);
 }
 
 Test(state, the_first_refusal_stays)
 {
-	struct state_section section;
-	struct state_writer writer;
-	struct state_file file;
-	struct error err = { 0 };
-
-	parse_sample(&writer, &file);
-	find(&file, "serial", "", &section);
+	parse_sample();
+	find("serial", "");
 	state_refuse(&section, "divisor", "it is %d", 0);
 	state_refuse(&section, "other", "later");
 	cr_assert(state_failed(&section));
 	cr_assert_eq(state_done(&section, &err), -EINVAL);
 	cr_assert_str_eq(err.message, "section serial: divisor: it is 0");
-	state_file_close(&file);
-	state_writer_destroy(&writer);
 }
 
 Test(state, a_bool_is_zero_or_one)
 {
-	struct state_section section;
-	struct state_writer writer;
-	struct state_file file;
-	struct error err = { 0 };
-
-	parse_sample(&writer, &file);
-	find(&file, "vcpu", "0", &section);
+	parse_sample();
+	find("vcpu", "0");
 	cr_assert(state_get_bool(&section, "on"));
 	cr_assert_eq(state_done(&section, &err), 0);
-	find(&file, "serial", "", &section);
+	find("serial", "");
 	state_get_bool(&section, "on");
 	cr_assert_eq(state_done(&section, &err), -EINVAL);
 	cr_assert_str_eq(err.message, "section serial: on: it is 18, neither 0 nor 1");
-	state_file_close(&file);
-	state_writer_destroy(&writer);
 }
 
 /* A section "t" whose only field are these bytes. */
-static void one_field(struct state_writer *writer, struct state_file *file,
-		      struct state_section *section, const char *bytes, uint32_t length)
+static void one_field(const char *bytes, uint32_t length)
 {
-	struct error err = { 0 };
-
-	state_writer_init(writer);
-	state_begin(writer, "t", "", 1);
-	state_put_bytes(writer, bytes, length);
-	state_end(writer);
-	cr_assert_eq(state_writer_finish(writer, &err), 0);
-	cr_assert_eq(state_file_parse(file, writer->bytes, writer->used_bytes, &err), 0);
-	find(file, "t", "", section);
+	state_writer_init(&writer);
+	state_begin(&writer, "t", "", 1);
+	state_put_bytes(&writer, bytes, length);
+	state_end(&writer);
+	cr_assert_eq(state_writer_finish(&writer, &err), 0);
+	parse();
+	find("t", "");
 }
 
 Test(state, bytes_of_another_length_are_refused)
@@ -172,12 +143,9 @@ Test(state, bytes_of_another_length_are_refused)
 	static const uint32_t lengths[] = { 0, 3, 5 };
 
 	for (size_t i = 0; i < ARRAY_SIZE(lengths); i++) {
-		struct state_section section;
-		struct state_writer writer;
-		struct state_file file;
 		uint8_t bytes[4] = { 1, 1, 1, 1 };
 
-		one_field(&writer, &file, &section, "abcde", lengths[i]);
+		one_field("abcde", lengths[i]);
 		state_get_bytes(&section, bytes, sizeof(bytes));
 		cr_assert_arr_eq(bytes, "\0\0\0", 4);
 		cr_assert_eq(state_done(&section, NULL), -EINVAL);
@@ -197,12 +165,9 @@ Test(state, a_text_that_does_not_fit_or_has_a_zero_in_it_is_refused)
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
-		struct state_section section;
-		struct state_writer writer;
-		struct state_file file;
 		char text[4];
 
-		one_field(&writer, &file, &section, cases[i].text, cases[i].length);
+		one_field(cases[i].text, cases[i].length);
 		state_get_string(&section, text, sizeof(text));
 		cr_assert_eq(state_done(&section, NULL), cases[i].result, "case %zu", i);
 		cr_assert_str_eq(text, cases[i].result ? "" : cases[i].text);
@@ -213,65 +178,43 @@ Test(state, a_text_that_does_not_fit_or_has_a_zero_in_it_is_refused)
 
 Test(state, a_section_of_a_newer_version_is_refused_by_name)
 {
-	struct state_section section;
-	struct state_writer writer;
-	struct state_file file;
-	struct error err = { 0 };
-
-	parse_sample(&writer, &file);
+	parse_sample();
 	cr_assert_eq(state_find(&file, "serial", "", 2, &section, &err), -ENOTSUP);
 	cr_assert_str_eq(err.message, "section serial: it has version 3, and this Mayfly knows "
 				      "versions up to 2: a newer one wrote it");
 	cr_assert_eq(state_find(&file, "vcpu", "7", 1, &section, &err), -ENOENT);
 	cr_assert_str_eq(err.message, "section vcpu 7 is missing");
-	state_file_close(&file);
-	state_writer_destroy(&writer);
 }
 
 Test(state, a_section_that_nobody_took_is_refused_by_name)
 {
-	struct state_section section;
-	struct state_writer writer;
-	struct state_file file;
-	struct error err = { 0 };
-
-	parse_sample(&writer, &file);
-	find(&file, "serial", "", &section);
-	find(&file, "vcpu", "0", &section);
+	parse_sample();
+	find("serial", "");
+	find("vcpu", "0");
 	cr_assert_eq(state_file_check_taken(&file, &err), -ENOTSUP);
 	cr_assert(strstr(err.message, "section vcpu 1"), "%s", err.message);
-	find(&file, "vcpu", "1", &section);
+	find("vcpu", "1");
 	cr_assert_eq(state_file_check_taken(&file, &err), 0);
-	state_file_close(&file);
-	state_writer_destroy(&writer);
 }
 
 Test(state, every_flipped_bit_is_found)
 {
-	struct state_writer writer;
-
-	write_sample(&writer);
+	write_sample();
 	for (size_t i = 0; i < writer.used_bytes * 8; i++) {
-		struct state_file file;
-		struct error err = { 0 };
-
+		err.message[0] = '\0';
 		writer.bytes[i / 8] ^= (uint8_t)(1 << i % 8);
 		cr_assert_lt(state_file_parse(&file, writer.bytes, writer.used_bytes, &err), 0,
 			     "bit %zu of byte %zu", i % 8, i / 8);
 		cr_assert_neq(err.message[0], '\0');
 		writer.bytes[i / 8] ^= (uint8_t)(1 << i % 8);
 	}
-	state_writer_destroy(&writer);
 }
 
 Test(state, every_cut_and_every_extra_byte_is_found)
 {
-	struct state_writer writer;
-	struct state_file file;
-	struct error err = { 0 };
 	uint8_t *longer;
 
-	write_sample(&writer);
+	write_sample();
 	for (size_t length = 0; length < writer.used_bytes; length++) {
 		/* A copy of just that length: a byte read beyond it is found by a sanitizer. */
 		uint8_t *cut = malloc(length + 1);
@@ -285,7 +228,6 @@ Test(state, every_cut_and_every_extra_byte_is_found)
 	cr_assert_eq(state_file_parse(&file, longer, writer.used_bytes + 1, &err), -EINVAL);
 	cr_assert_str_eq(err.message, "there is something behind its end");
 	free(longer);
-	state_writer_destroy(&writer);
 }
 
 Test(state, a_cut_section_is_named)
@@ -311,24 +253,15 @@ Test(state, a_cut_section_is_named)
 
 Test(state, a_newer_format_is_refused_by_its_version)
 {
-	struct state_writer writer;
-	struct state_file file;
-	struct error err = { 0 };
-
-	write_sample(&writer);
+	write_sample();
 	writer.bytes[8] = STATE_FORMAT_VERSION + 1;
 	cr_assert_eq(state_file_parse(&file, writer.bytes, writer.used_bytes, &err), -ENOTSUP);
 	cr_assert_str_eq(err.message, "its format has version 2, and this Mayfly knows versions up "
 				      "to 1: a newer one wrote it");
-	state_writer_destroy(&writer);
 }
 
 Test(state, a_section_that_is_there_twice_is_refused)
 {
-	struct state_writer writer;
-	struct state_file file;
-	struct error err = { 0 };
-
 	state_writer_init(&writer);
 	for (unsigned int i = 0; i < 2; i++) {
 		state_begin(&writer, "net", "eth0", 1);
@@ -337,14 +270,10 @@ Test(state, a_section_that_is_there_twice_is_refused)
 	cr_assert_eq(state_writer_finish(&writer, &err), 0);
 	cr_assert_eq(state_file_parse(&file, writer.bytes, writer.used_bytes, &err), -EINVAL);
 	cr_assert_str_eq(err.message, "section net eth0 is there twice");
-	state_writer_destroy(&writer);
 }
 
 Test(state, what_a_module_does_out_of_order_is_told_at_the_end)
 {
-	struct state_writer writer;
-	struct error err = { 0 };
-
 	state_writer_init(&writer);
 	state_put_u8(&writer, 1);
 	cr_assert_eq(state_writer_finish(&writer, &err), -EINVAL);
@@ -352,7 +281,6 @@ Test(state, what_a_module_does_out_of_order_is_told_at_the_end)
 	state_writer_init(&writer);
 	state_begin(&writer, "a", "", 1);
 	cr_assert_eq(state_writer_finish(&writer, &err), -EINVAL, "a section is still open");
-	state_writer_destroy(&writer);
 }
 
 Test(state, checksum_is_that_of_the_standard)
@@ -378,9 +306,6 @@ Test(state, the_processors_checksum_is_that_of_the_loop)
 
 Test(state, a_file_that_is_none_is_refused_with_its_path)
 {
-	struct state_file file;
-	struct error err = { 0 };
-
 	cr_assert_eq(state_file_open(&file, "/nonexistent/state", &err), -ENOENT);
 	cr_assert_str_eq(err.message, "state file /nonexistent/state: it cannot be opened: "
 				      "No such file or directory (os error 2)");

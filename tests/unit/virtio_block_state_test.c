@@ -324,6 +324,18 @@ static const struct wrong_value wrong[] = {
 	{ OPS_REFILL, 8, 5, "rate limiter ops refill time" },
 };
 
+static int try_to_restore(void *context, struct state_file *file, struct error *err)
+{
+	struct fixture *f = context;
+	int result;
+
+	make_anew(f);
+	result = virtio_block_restore(f->block, file, err);
+	virtio_block_resume(f->block);
+	driver_settle(&f->driver);
+	return result;
+}
+
 Test(virtio_block_state, values_that_cannot_be_are_refused_by_name)
 {
 	struct rate_limiter_config limit = { .has_bandwidth = true,
@@ -336,24 +348,8 @@ Test(virtio_block_state, values_that_cannot_be_are_refused_by_name)
 	virtio_block_set_limits(f.block, &limit);
 	cr_assert_eq(request(&f, VIRTIO_BLK_T_IN, 0, DATA, 512), VIRTIO_BLK_S_OK);
 	save(&f, &saved);
-	for (size_t i = 0; i < ARRAY_SIZE(wrong); i++) {
-		const struct wrong_value *w = &wrong[i];
-		uint64_t old = saved_state_change(&saved, SECTION, w->offset, w->bytes, w->value);
-		struct error err = { 0 };
-
-		make_anew(&f);
-		cr_assert_eq(virtio_block_restore(f.block, &saved.file, &err), -EINVAL,
-			     "%zu: 0x%llx at %zu", i, (unsigned long long)w->value, w->offset);
-		cr_assert(strstr(err.message, w->words) && strstr(err.message, SECTION) &&
-				  strstr(err.message, drive_id),
-			  "%zu: %s", i, err.message);
-		/* Whatever is left of it works on nothing. */
-		virtio_block_resume(f.block);
-		driver_settle(&f.driver);
-		saved_state_change(&saved, SECTION, w->offset, w->bytes, old);
-	}
-	make_anew(&f);
-	restore(&f, &saved);
+	saved_state_refuses(&saved, SECTION, drive_id, wrong, ARRAY_SIZE(wrong), try_to_restore,
+			    &f);
 	saved_state_destroy(&saved);
 	tear_down(&f);
 }
@@ -361,24 +357,12 @@ Test(virtio_block_state, values_that_cannot_be_are_refused_by_name)
 Test(virtio_block_state, section_that_ends_early_or_late_is_refused)
 {
 	struct saved_state saved;
-	struct state_entry *entry;
 	struct fixture f;
-	uint32_t length;
 
 	set_up_with(&f, IO_ENGINE_SYNC, CACHE_WRITEBACK, false);
 	driver_start(&f.driver, USUAL, RING_SIZE);
 	save(&f, &saved);
-	entry = saved_state_entry(&saved, SECTION);
-	length = entry->body_bytes;
-	for (entry->body_bytes = 0; entry->body_bytes <= length + 1; entry->body_bytes++) {
-		struct error err = { 0 };
-		int result;
-
-		make_anew(&f);
-		result = virtio_block_restore(f.block, &saved.file, &err);
-		cr_assert_eq(result, entry->body_bytes == length ? 0 : -EINVAL, "%u bytes",
-			     entry->body_bytes);
-	}
+	saved_state_refuses_cuts(&saved, SECTION, try_to_restore, &f);
 	saved_state_destroy(&saved);
 	tear_down(&f);
 }
