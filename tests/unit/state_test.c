@@ -232,10 +232,6 @@ Test(state, every_cut_and_every_extra_byte_is_found)
 
 Test(state, a_cut_section_is_named)
 {
-	struct state_writer writer;
-	struct state_file file;
-	struct error err = { 0 };
-
 	state_writer_init(&writer);
 	state_begin(&writer, "vcpu", "3", 1);
 	state_put_u64(&writer, 1);
@@ -248,7 +244,6 @@ Test(state, a_cut_section_is_named)
 	cr_assert_str_eq(err.message, "it is cut, or damaged, in section number 0");
 	cr_assert_lt(state_file_parse(&file, writer.bytes, 16 + 15, &err), 0);
 	cr_assert_str_eq(err.message, "it is cut in section number 0");
-	state_writer_destroy(&writer);
 }
 
 Test(state, a_newer_format_is_refused_by_its_version)

@@ -87,20 +87,16 @@ struct fixture {
 	int host; /* the host's end of the wire */
 };
 
-static inline void set_up_with(struct fixture *f, uint16_t mtu, bool has_uso)
+/* A device over a new TAP. */
+static inline void make_device(struct fixture *f, const struct virtio_net_options *wanted,
+			       bool has_uso)
 {
-	struct virtio_net_options options = {
-		.iface_id = "eth0",
-		.mac = { 0x06, 0x00, 0xac, 0x10, 0x00, 0x02 },
-		.mtu = mtu,
-	};
+	struct virtio_net_options options = *wanted;
 	struct tap tap = { .ops = &fake_ops, .has_uso = has_uso };
 	struct error err = { 0 };
 	int ends[2];
 
-	memset(f, 0, sizeof(*f));
 	fake_tap = (struct fake_tap) { .offloads = -1 };
-	driver_init(&f->driver, 64 * MIB);
 	cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends),
 		     0);
 	tap.fd = ends[0];
@@ -112,6 +108,19 @@ static inline void set_up_with(struct fixture *f, uint16_t mtu, bool has_uso)
 	cr_assert_eq(virtio_net_create(&f->net, &options, &tap, &err), 0, "%s", err.message);
 	cr_assert_eq(tap.fd, -1, "it is the device's");
 	f->driver.mmio = virtio_net_transport(f->net);
+}
+
+static inline void set_up_with(struct fixture *f, uint16_t mtu, bool has_uso)
+{
+	struct virtio_net_options options = {
+		.iface_id = "eth0",
+		.mac = { 0x06, 0x00, 0xac, 0x10, 0x00, 0x02 },
+		.mtu = mtu,
+	};
+
+	memset(f, 0, sizeof(*f));
+	driver_init(&f->driver, 64 * MIB);
+	make_device(f, &options, has_uso);
 }
 
 static inline void tear_down(struct fixture *f)
@@ -215,6 +224,29 @@ static inline void transmit(struct fixture *f)
 static inline ssize_t host_receives(struct fixture *f, uint8_t *message, size_t size)
 {
 	return recv(f->host, message, size, 0);
+}
+
+/* The one frame that the guest got next, which lies in as many buffers as its header says. */
+static inline void assert_received(struct fixture *f, size_t length, unsigned int seed)
+{
+	unsigned int left = 1;
+	size_t seen = 0;
+
+	for (bool first = true; left > 0; left--, first = false) {
+		struct vring_used_elem element = ring_take(&f->driver.ring);
+		struct virtio_net_hdr_v1 header;
+		uint64_t gpa;
+
+		memcpy(&gpa, at(f, RING_DESCRIPTORS + 16ULL * element.id, 8), 8);
+		if (first) {
+			memcpy(&header, at(f, gpa, HEADER), HEADER);
+			left = header.num_buffers;
+		}
+		for (size_t i = first ? HEADER : 0; i < element.len; i++, seen++)
+			cr_assert_eq(*(uint8_t *)at(f, gpa + i, 1), pattern(seen, seed),
+				     "byte %zu of %zu", seen, length);
+	}
+	cr_assert_eq(seen, length);
 }
 
 #endif

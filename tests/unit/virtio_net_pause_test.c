@@ -18,29 +18,6 @@ static void assert_nothing_out(struct fixture *f)
 	cr_assert_eq(virtqueue_in_flight(queue(f, TX)), 0);
 }
 
-/* The one frame that the guest got next, which lies in as many buffers as its header says. */
-static void assert_received(struct fixture *f, size_t length, unsigned int seed)
-{
-	unsigned int left = 1;
-	size_t seen = 0;
-
-	for (bool first = true; left > 0; left--, first = false) {
-		struct vring_used_elem element = ring_take(&f->driver.ring);
-		struct virtio_net_hdr_v1 header;
-		uint64_t gpa;
-
-		memcpy(&gpa, at(f, RING_DESCRIPTORS + 16ULL * element.id, 8), 8);
-		if (first) {
-			memcpy(&header, at(f, gpa, HEADER), HEADER);
-			left = header.num_buffers;
-		}
-		for (size_t i = first ? HEADER : 0; i < element.len; i++, seen++)
-			cr_assert_eq(*(uint8_t *)at(f, gpa + i, 1), pattern(seen, seed),
-				     "byte %zu of %zu", seen, length);
-	}
-	cr_assert_eq(seen, length);
-}
-
 Test(virtio_net_pause, tap_is_not_read_and_frames_come_afterwards)
 {
 	struct fixture f;

@@ -34,24 +34,11 @@ static void make_anew(struct fixture *f, uint16_t mtu, bool has_uso)
 		.iface_id = "eth0",
 		.mac = { 0x02, 0x00, 0x00, 0x00, 0x00, 0x07 },
 		.mtu = mtu,
-		.memory = &f->driver.memory,
-		.loop = &f->driver.loop,
-		.log = &f->driver.log,
-		.interrupt_fd = f->driver.interrupt_fd,
 	};
-	struct tap tap = { .ops = &fake_ops, .has_uso = has_uso };
-	struct error err = { 0 };
-	int ends[2];
 
 	virtio_net_destroy(f->net);
 	close(f->host);
-	cr_assert_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends),
-		     0);
-	tap.fd = ends[0];
-	f->host = ends[1];
-	fake_tap = (struct fake_tap) { .offloads = -1 };
-	cr_assert_eq(virtio_net_create(&f->net, &options, &tap, &err), 0, "%s", err.message);
-	f->driver.mmio = virtio_net_transport(f->net);
+	make_device(f, &options, has_uso);
 	driver_take_interrupts(&f->driver);
 }
 
@@ -67,27 +54,6 @@ static void move(struct fixture *f)
 	virtio_net_resume(f->net);
 	driver_settle(&f->driver);
 	saved_state_destroy(&saved);
-}
-
-static void assert_received(struct fixture *f, size_t length, unsigned int seed)
-{
-	unsigned int left = 1;
-	size_t seen = 0;
-
-	for (bool first = true; left > 0; left--, first = false) {
-		struct vring_used_elem element = ring_take(&f->driver.ring);
-		struct virtio_net_hdr_v1 header;
-		uint64_t gpa;
-
-		memcpy(&gpa, at(f, RING_DESCRIPTORS + 16ULL * element.id, 8), 8);
-		if (first) {
-			memcpy(&header, at(f, gpa, HEADER), HEADER);
-			left = header.num_buffers;
-		}
-		for (size_t i = first ? HEADER : 0; i < element.len; i++, seen++)
-			cr_assert_eq(*(uint8_t *)at(f, gpa + i, 1), pattern(seen, seed));
-	}
-	cr_assert_eq(seen, length);
 }
 
 Test(virtio_net_state, restored_device_goes_on_over_another_tap)
