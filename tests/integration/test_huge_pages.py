@@ -5,14 +5,16 @@ import re
 
 import pytest
 
-from harness import tiny
+from harness import small, tiny
 from harness.clock import wait_until
+from test_clones import Snapshot, handler  # noqa: F401 (a fixture)
 
 POOL = pathlib.Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
 MIB = 1 << 20
 
-# Alone, for the pool is one for the whole host.
-pytestmark = [pytest.mark.guest, pytest.mark.alone, pytest.mark.usefixtures("kvm")]
+# Alone, for the pool is one for the whole host. Made before the workshop, it is put back behind the last guest: a page that
+# a guest has reserved would stay in it.
+pytestmark = [pytest.mark.guest, pytest.mark.alone, pytest.mark.usefixtures("kvm", "pool")]
 
 
 def pages(what):
@@ -111,3 +113,70 @@ def test_half_a_page_is_refused_when_it_is_set(workshop):
     api = workshop.monitor(api=True).api
     text = api.refusal("PUT", "/machine-config", {"vcpu_count": 1, "mem_size_mib": 33, "huge_pages": "2M"})
     assert "not a multiple of the configured page size" in text
+
+
+@pytest.mark.once
+class TestSnapshots:
+    """A guest of 64 MiB in 32 huge pages; each load needs as many again."""
+
+    @pytest.fixture
+    def snapshot(self, workshop, pool):
+        pool(64)
+        guest = workshop.boot_small("memtouch", "bytes=20M mode=fill then=serve", mem=64,
+                                    machine={"huge_pages": "2M"}).wait_ready()
+        made = Snapshot(workshop, guest.monitor)
+        guest.monitor.kill()
+        # Holes, though a page of the guest's has both data and zeroes.
+        assert 20 * MIB <= made.memory.stat().st_blocks * 512 < 22 * MIB
+        return made
+
+    @pytest.fixture
+    def check(self, snapshot):
+        def check(*how, **fields):
+            clone = small.SmallGuest(snapshot.load(*how, **fields))
+            assert huge_memory_of(clone.monitor.pid)[0] == 64 * MIB
+            assert clone.ask("verify")["bad"] == 0
+            assert clone.ask("seed 2").name == "seed"
+            assert clone.ask("touch 3000")["pages"] == 3000
+            assert clone.ask("verify")["bad"] == 0
+            return clone
+
+        return check
+
+    def test_a_load_from_a_file_has_huge_pages_again(self, snapshot, check):
+        check()
+        check()
+        monitor, answer = snapshot.try_load()
+        assert "not enough free 2 MiB pages" in answer.fault
+        assert monitor.wait() == 152
+
+    @pytest.mark.parametrize("arguments", [(), ("--fill",), ("--around-kib", "8192")], ids=["faults", "fill", "around"])
+    def test_a_handler_brings_huge_pages(self, snapshot, check, handler, arguments):  # noqa: F811
+        process, path = handler(snapshot, *arguments)
+        clone = check("Uffd", path)
+        # Only what was touched is there, unless all was to be.
+        if not arguments:
+            assert 20 * MIB <= huge_memory_of(clone.monitor.pid)[1] < 40 * MIB
+        assert process.poll() is None
+
+    def test_a_working_set_of_huge_pages_is_recorded_and_brought(self, workshop, snapshot, check, handler):  # noqa: F811
+        path = workshop.path("working-set")
+        _, socket = handler(snapshot, "--working-set", path)
+        for _ in range(2):
+            check("Uffd", socket).monitor.kill()
+            wait_until(path.exists, 60, "the working set's file")
+
+    def test_a_guest_of_small_pages_is_loaded_into_huge_ones_and_back(self, workshop, pool, handler):  # noqa: F811
+        pool(32)
+        guest = workshop.boot_small("memtouch", "bytes=20M mode=fill then=serve", mem=64).wait_ready()
+        snapshot = Snapshot(workshop, guest.monitor)
+        guest.monitor.kill()
+        _, path = handler(snapshot)
+        clone = small.SmallGuest(snapshot.load("Uffd", path, huge_pages="2M"))
+        assert clone.ask("verify")["bad"] == 0
+        assert huge_memory_of(clone.monitor.pid)[0] == 64 * MIB
+        again = Snapshot(workshop, clone.monitor, "again")
+        clone.monitor.kill()
+        small_again = small.SmallGuest(again.load(huge_pages="None"))
+        assert huge_memory_of(small_again.monitor.pid)[0] == 0
+        assert small_again.ask("verify")["bad"] == 0

@@ -1,7 +1,6 @@
 """Snapshots of guests whose devices work: saved in the middle, killed, loaded; no byte is lost, none comes twice."""
 import fcntl
 import hashlib
-import json
 import os
 import random
 import re
@@ -13,7 +12,7 @@ import time
 
 import pytest
 
-from harness import images, network, small
+from harness import network, small
 from harness.clock import FACTOR, TookTooLong, deadline, scaled, wait_until
 from harness.guest import Guest
 from harness.snapshots import Snapshot, load, save
@@ -203,24 +202,6 @@ class TestSerial:
 
 
 class TestLinux:
-    def test_fio_verifies_through_moves(self, workshop, kernel):
-        root = workshop.copy_of(images.root_disk_with_fio(), "root.ext4")
-        megabytes = 32 if FACTOR == 1 else 2
-        disk = workshop.disk("disk", megabytes * MIB)
-        guest = workshop.boot(kernel, mem=256, initrd=None, vcpus=min(2, kernel.max_vcpus), drives=[
-            {"path": root, "root": True, "io_engine": "Async"}, {"path": disk, "io_engine": "Async"}])
-        traveller = Traveller(workshop, guest.wait_ready())
-        traveller.tell("fio --name=verify --filename=/dev/vdb --rw=randwrite --bsrange=512-64k --bs_unaligned=0 "
-                       "--ioengine=libaio --direct=1 --iodepth=16 --verify=crc32c --verify_fatal=1 --do_verify=1 "
-                       "--randrepeat=0 --fallocate=none --output-format=json --thread=0")
-        for _ in range(MOVES):
-            time.sleep(scaled(0.05))
-            traveller.move()
-        report = traveller.succeed(900)
-        result = json.loads(report[report.index("{"):report.rindex("}") + 1])["jobs"][0]
-        assert result["error"] == 0 and result["read"]["io_bytes"] >= megabytes * MIB * 0.9
-        assert traveller.guest.reboot() == 0
-
     @pytest.mark.parametrize("direction", ["to the guest", pytest.param("from the guest", marks=pytest.mark.once)])
     def test_tcp_goes_on_through_moves(self, workshop, new_network, kernel, needs, direction):
         needs("socat")

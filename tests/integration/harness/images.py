@@ -46,7 +46,7 @@ def root_disk(*arguments, size="64M"):
 
 
 def root_disk_with_fio():
-    return root_disk("--program", "/usr/bin/fio", size="512M")
+    return root_disk("--program", "/usr/bin/fio", "--program", "/usr/bin/socat", size="512M")
 
 
 def copy(image, path):

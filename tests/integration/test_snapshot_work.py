@@ -1,0 +1,146 @@
+"""A Linux guest with everything at work at once: disk, network, serial port, timers; saved, killed and loaded again and again.
+
+5 rounds in ./check; MAYFLY_EXHAUSTIVE=1 makes a chain of 200 (tests/README.md).
+"""
+import random
+import subprocess
+import time
+
+import pytest
+
+from harness import images
+from harness.clock import EXHAUSTIVE, FACTOR, scaled, wait_until
+from test_net import GUEST, HOST, listening, random_file, set_address
+from test_snapshot_devices import MIB, Traveller
+
+pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("kvm")]
+
+ROUNDS = 200 if EXHAUSTIVE else 5 if FACTOR == 1 else 2
+DISK_MIB, SENT_MIB = (8, 8) if FACTOR == 1 else (1, 1)
+
+# Each of these goes on until it is told to stop, and says in /tmp/errors what was wrong. `whole` starts a program again that
+# ended with SIGSEGV before its main(): see tests/README.md.
+SCRIPT = r"""
+whole() {
+	"$@"
+	status=$?
+	[ $status -eq 139 ] || return $status
+	whole "$@"
+}
+
+verify_disk() {
+	until [ -e /tmp/stop ] && [ -e /tmp/verified ]; do
+		whole fio --name=verify --filename=/dev/vdb --rw=randwrite --bsrange=512-64k --bs_unaligned=0 --ioengine=libaio \
+			--direct=1 --iodepth=16 --verify=crc32c --verify_fatal=1 --do_verify=1 --randrepeat=0 --fallocate=none \
+			--thread=0 >/tmp/fio 2>&1 || { echo "fio: $(cat /tmp/fio)" >>/tmp/errors; return; }
+		echo verified >>/tmp/verified
+	done
+}
+
+receive() {
+	until [ -e /tmp/stop ] && [ -e /tmp/received ]; do
+		sum=$(whole socat -u TCP:HOST:5001 - 2>/tmp/socat | sha256sum)
+		[ "${sum%% *}" = EXPECTED ] || { [ -z "$sum" ] || echo "received: $sum $(cat /tmp/socat)" >>/tmp/errors; continue; }
+		echo received >>/tmp/received
+	done
+}
+
+send() {
+	until [ -e /tmp/stop ] && [ -e /tmp/sent ]; do
+		whole socat -u FILE:/dev/vdc TCP:HOST:5002 2>/tmp/socat || echo "sent: $(cat /tmp/socat)" >>/tmp/errors
+		echo sent >>/tmp/sent
+	done
+}
+
+watch_time() {
+	last=0
+	until [ -e /tmp/stop ] && [ -e /tmp/ticks-$1 ]; do
+		read now rest </proc/uptime
+		now=${now%.*}${now#*.}
+		[ "$now" -ge "$last" ] || echo "time went back on CPU $1, from $last to $now" >>/tmp/errors
+		last=$now
+		echo "$now" >>/tmp/ticks-$1
+		sleep 0.05
+	done
+}
+
+touch /tmp/errors
+for work in verify_disk receive send; do
+	$work 2>/dev/null &
+done
+cpu=0
+while [ $cpu -lt VCPUS ]; do
+	watch_time $cpu 2>/dev/null &
+	taskset -p $((1 << cpu)) $! >/dev/null 2>&1
+	cpu=$((cpu + 1))
+done
+while read -r line; do
+	echo "heard $line"
+	[ "$line" != stop ] || break
+done <$MAYFLY_CONSOLE
+touch /tmp/stop
+wait
+echo "done: verified $(wc -l </tmp/verified) received $(wc -l </tmp/received) ticks $(cat /tmp/ticks-* | wc -l)"
+cat /tmp/errors
+[ ! -s /tmp/errors ]
+"""
+
+
+class Receiver:
+    """Takes what the guest sends, connection by connection, and keeps the sums of each whole one."""
+
+    def __init__(self, net, folder):
+        self.folder = folder
+        folder.mkdir()
+        self.process = net.start("socat", "-u", f"{listening(5002, HOST)},fork",
+                                 f"SYSTEM:sha256sum >{folder}/$SOCAT_PEERPORT 2>&1")
+
+    def sums(self):
+        return [path.read_text().split()[0] for path in self.folder.iterdir() if path.stat().st_size]
+
+
+def several(counts):
+    """How many vCPUs: one natively, four where there are more; all with everything."""
+    marks = {1: [pytest.mark.once]}
+    return [pytest.param(count, marks=[pytest.mark.vcpus(count), *marks.get(count, [])]) for count in counts]
+
+
+@pytest.mark.parametrize("vcpus", several((1, 2, 4) if EXHAUSTIVE else (1, 4)))
+def test_everything_goes_on_through_a_chain_of_snapshots(workshop, new_network, kernel, needs, vcpus):
+    needs("socat")
+    net = new_network()
+    net.tap("tap0", f"{HOST}/24")
+    path, expected = random_file(workshop, SENT_MIB)
+    sent = workshop.path("sent")
+    subprocess.run(["cp", path, sent], check=True)
+    root = workshop.copy_of(images.root_disk_with_fio(), "root.ext4")
+    guest = workshop.boot(kernel, mem=256, initrd=None, vcpus=vcpus, interfaces=[{"host_dev_name": "tap0"}], drives=[
+        {"path": root, "root": True, "io_engine": "Async"},
+        {"path": workshop.disk("disk", DISK_MIB * MIB), "io_engine": "Async"},
+        {"path": sent, "io_engine": "Sync", "read_only": True}], options={"wrapper": net.wrapper})
+    set_address(guest, f"{GUEST}/24")
+    net.start("socat", "-u", f"FILE:{path}", f"{listening(5001, HOST)},fork")
+    receiver = Receiver(net, workshop.path("received"))
+    wait_until(lambda: net.sh("ss -Hltn").count(":500") == 2, 30, "the host's sides to listen")
+
+    script = SCRIPT.replace("HOST", HOST).replace("EXPECTED", expected).replace("VCPUS", str(vcpus))
+    guest.script(f"cat >/tmp/work.sh <<'END'\n{script}\nEND")
+    traveller = Traveller(workshop, guest, wrapper=net.wrapper)
+    traveller.tell("sh /tmp/work.sh")
+    for number in range(ROUNDS):
+        time.sleep(scaled(0.05) + random.random() / 20)
+        traveller.guest.monitor.type(f"line {number}\n".encode())
+        time.sleep(random.random() / 100)
+        traveller.move(clock_realtime=bool(number % 2))
+        traveller.wait_for(rb"heard line %d\n" % number, 120)
+    traveller.guest.monitor.type(b"stop\n")
+    report = traveller.succeed(900)
+    heard = [line for line in report.splitlines() if line.startswith("heard ")]
+    assert heard == [f"heard line {number}" for number in range(ROUNDS)] + ["heard stop"]
+    done = report.split("done: ")[1].split()
+    print(f"{ROUNDS} rounds, {vcpus} vCPUs: {' '.join(done[:6])}, sent {len(receiver.sums())}")
+    assert int(done[1]) > 0 and int(done[3]) > 0 and int(done[5]) >= vcpus
+    wait_until(receiver.sums, 60, "what the guest has sent")
+    assert set(receiver.sums()) == {expected}
+    assert traveller.guest.read("/sys/class/net/eth0/carrier") == "1"
+    assert traveller.guest.reboot() == 0
