@@ -11,13 +11,12 @@
 #include <linux/virtio_mmio.h>
 #include <linux/virtio_ring.h>
 #include <stdio.h>
-#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 
 #include "devices/serial_private.h"
-#include "fuzz_input.h"
+#include "fuzz_device.h"
 #include "mayfly/i8042.h"
 #include "mayfly/virtio_block.h"
 #include "mayfly/virtio_net.h"
@@ -211,17 +210,7 @@ static void resume(struct world *world)
 /* The loop, until nothing waits. */
 static void turn(struct world *world)
 {
-	struct epoll_event events[4];
-	int count;
-
-	while ((count = epoll_wait(world->loop.epoll_fd, events, 4, 0)) > 0) {
-		for (int i = 0; i < count; i++) {
-			struct loop_source *source = events[i].data.ptr;
-
-			if (source->fd >= 0)
-				source->handler(source, events[i].events);
-		}
-	}
+	fuzz_turn(&world->loop);
 	loop_run_timers(&world->loop);
 }
 

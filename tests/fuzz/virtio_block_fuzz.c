@@ -11,12 +11,11 @@
 #include <linux/virtio_mmio.h>
 #include <linux/virtio_ring.h>
 #include <stdio.h>
-#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-#include "fuzz_input.h"
+#include "fuzz_device.h"
 #include "mayfly/virtio_block.h"
 
 #define MEMORY_BYTES (256 * KIB)
@@ -155,25 +154,6 @@ static void start_driver(struct world *world, uint32_t features)
 	set(world, VIRTIO_MMIO_STATUS, status | VIRTIO_CONFIG_S_DRIVER_OK);
 }
 
-/*
- * The loop, until nothing waits. A device that keeps it busy for ever is a finding: libFuzzer's
- * time-out.
- */
-static void turn(struct world *world)
-{
-	struct epoll_event events[4];
-	int count;
-
-	while ((count = epoll_wait(world->loop.epoll_fd, events, 4, 0)) > 0) {
-		for (int i = 0; i < count; i++) {
-			struct loop_source *source = events[i].data.ptr;
-
-			if (source->fd >= 0)
-				source->handler(source, events[i].events);
-		}
-	}
-}
-
 static void put_descriptor(struct world *world, unsigned int index, uint64_t address,
 			   uint32_t length, uint16_t flags, uint16_t next)
 {
@@ -188,13 +168,6 @@ static void offer(struct world *world, uint16_t head)
 		     &head, 2);
 	world->available_index++;
 	memory_write(&world->memory, AVAILABLE + 2, &world->available_index, 2);
-}
-
-static uint64_t input_address(struct fuzz_input *input)
-{
-	uint8_t how = input_u8(input);
-
-	return how & 0x80 ? input_u64(input) : (uint64_t)(how & 3) << 16 | input_u16(input);
 }
 
 /* A request in the usual three descriptors; its numbers are the input's. */
@@ -277,7 +250,7 @@ static void step(struct world *world, struct fuzz_input *input)
 		set(world, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
 		break;
 	case OP_TURN:
-		turn(world);
+		fuzz_turn(&world->loop);
 		break;
 	case OP_START:
 		start_driver(world, input_u32(input));
@@ -307,7 +280,7 @@ static void check_works(struct world *world)
 	offer(world, 0);
 	set(world, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
 	while (used == 0) {
-		turn(world);
+		fuzz_turn(&world->loop);
 		memory_read(&world->memory, USED + 2, &used, sizeof(used));
 	}
 	memory_read(&world->memory, HEADERS + 0x800, &status, 1);
@@ -341,7 +314,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t length)
 		start_driver(&world, how & 0x20 ? ~0U : 0);
 	while (input_left(&input))
 		step(&world, &input);
-	turn(&world);
+	fuzz_turn(&world.loop);
 	check_works(&world);
 	virtio_block_destroy(world.block);
 	FUZZ_CHECK(fstat(world.disk_fd, &status) == 0 && status.st_size == DISK_BYTES);

@@ -9,11 +9,10 @@
 #include <linux/virtio_mmio.h>
 #include <linux/virtio_net.h>
 #include <linux/virtio_ring.h>
-#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 
-#include "fuzz_input.h"
+#include "fuzz_device.h"
 #include "mayfly/virtio_net.h"
 
 #define MEMORY_BYTES (256 * KIB)
@@ -198,25 +197,6 @@ static unsigned int drain_wire(struct world *world)
 	return frames;
 }
 
-/*
- * The loop, until nothing waits. A device that keeps it busy for ever is a finding: libFuzzer's
- * time-out.
- */
-static void turn(struct world *world)
-{
-	struct epoll_event events[4];
-	int count;
-
-	while ((count = epoll_wait(world->loop.epoll_fd, events, 4, 0)) > 0) {
-		for (int i = 0; i < count; i++) {
-			struct loop_source *source = events[i].data.ptr;
-
-			if (source->fd >= 0)
-				source->handler(source, events[i].events);
-		}
-	}
-}
-
 static void put_descriptor(struct world *world, unsigned int queue, unsigned int index,
 			   uint64_t address, uint32_t length, uint16_t flags, uint16_t next)
 {
@@ -234,13 +214,6 @@ static void offer(struct world *world, unsigned int queue, uint16_t head)
 	memory_write(&world->memory, ring + 4 + 2ULL * (*index % RING_SIZE), &head, 2);
 	++*index;
 	memory_write(&world->memory, ring + 2, index, 2);
-}
-
-static uint64_t input_address(struct fuzz_input *input)
-{
-	uint8_t how = input_u8(input);
-
-	return how & 0x80 ? input_u64(input) : (uint64_t)(how & 3) << 16 | input_u16(input);
 }
 
 /* One or two buffers in the direction of their queue, the first with a header of the input's. */
@@ -344,7 +317,7 @@ static void step(struct world *world, struct fuzz_input *input)
 		set(world, VIRTIO_MMIO_QUEUE_NOTIFY, input_u8(input) & 1);
 		break;
 	case OP_TURN:
-		turn(world);
+		fuzz_turn(&world->loop);
 		break;
 	case OP_START:
 		start_driver(world, input_u64(input));
@@ -376,14 +349,14 @@ static void check_works(struct world *world)
 	read_error = write_error = 0;
 	/* Old frames out of the way, both ends of it. */
 	start_driver(world, 0);
-	turn(world);
+	fuzz_turn(&world->loop);
 	drain_wire(world);
 	failed = atomic_load(&metrics->tap_write_fails);
 	memory_write(&world->memory, BUFFERS, zeros, sizeof(zeros));
 	put_descriptor(world, TX, 0, BUFFERS, sizeof(zeros), 0, 0);
 	offer(world, TX, 0);
 	set(world, VIRTIO_MMIO_QUEUE_NOTIFY, TX);
-	turn(world);
+	fuzz_turn(&world->loop);
 	FUZZ_CHECK(used_index(world, TX) == 1);
 	FUZZ_CHECK(drain_wire(world) + atomic_load(&metrics->tap_write_fails) - failed == 1);
 	if (atomic_load(&metrics->tap_write_fails) != failed)
@@ -395,10 +368,10 @@ static void check_works(struct world *world)
 	}
 	set(world, VIRTIO_MMIO_QUEUE_NOTIFY, RX);
 	/* What waited on the wire; it may have left no room there before. */
-	turn(world);
+	fuzz_turn(&world->loop);
 	FUZZ_CHECK(used_index(world, RX) >= 1 ||
 		   send(world->host, zeros, sizeof(zeros), 0) == sizeof(zeros));
-	turn(world);
+	fuzz_turn(&world->loop);
 	FUZZ_CHECK(used_index(world, RX) >= 1);
 }
 
@@ -419,7 +392,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t length)
 		start_driver(&world, how & 4 ? ~0ULL : 0);
 	while (input_left(&input))
 		step(&world, &input);
-	turn(&world);
+	fuzz_turn(&world.loop);
 	check_works(&world);
 	virtio_net_destroy(world.net);
 	close(world.host);
