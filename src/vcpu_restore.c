@@ -7,6 +7,7 @@
  * deadline behind all other MSRs; events behind the registers that they refer to. The TSC goes by
  * its offset, as api.rst says at KVM_VCPU_TSC_OFFSET, once the VM's clock is set.
  */
+#include <asm/kvm_para.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -41,6 +42,17 @@ static bool can_miss(const struct vcpu *vcpu, const struct kvm_msr_entry *entry)
 	return ioctl(vcpu->fd, KVM_GET_MSRS, &msr) == 1 && msr.entry.data == entry->data;
 }
 
+/*
+ * The TSC and its deadline have their own time. To set a wall clock's MSR is to ask KVM for the
+ * time: it would write into guest memory where the guest once wanted it, though that may long be
+ * used for something else, and a time that this VM's clock, not yet set, has nothing to do with.
+ */
+static bool is_set_here(uint32_t index)
+{
+	return index != MSR_IA32_TSC && index != MSR_IA32_TSC_DEADLINE &&
+	       index != MSR_KVM_WALL_CLOCK && index != MSR_KVM_WALL_CLOCK_NEW;
+}
+
 /* KVM sets MSRs in order and stops at the first that it cannot set. */
 static int set_msrs(struct vcpu *vcpu, struct vcpu_msrs *msrs, struct error *err)
 {
@@ -50,9 +62,7 @@ static int set_msrs(struct vcpu *vcpu, struct vcpu_msrs *msrs, struct error *err
 	if (!batch)
 		return error_set(err, ENOMEM, "no memory for the MSRs");
 	for (uint32_t i = 0; i < msrs->head.nmsrs; i++) {
-		uint32_t index = msrs->entries[i].index;
-
-		if (index != MSR_IA32_TSC && index != MSR_IA32_TSC_DEADLINE)
+		if (is_set_here(msrs->entries[i].index))
 			msrs->entries[count++] = msrs->entries[i];
 	}
 	while (done < count) {

@@ -21,7 +21,7 @@ def protocol(request):
 
 
 @pytest.mark.host
-@pytest.mark.parametrize("name", ["hello", "exits", "memtouch", "daytime", "probe"])
+@pytest.mark.parametrize("name", ["hello", "exits", "memtouch", "daytime", "probe", "clocks"])
 def test_a_small_guest_is_small(program, name):
     assert small.path(program, name).stat().st_size <= 500_000
 
