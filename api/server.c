@@ -138,9 +138,8 @@ static bool use_input(struct connection *connection)
 static bool send_output(struct connection *connection)
 {
 	while (connection->output && connection->output_sent < connection->output_bytes) {
-		ssize_t count =
-			send(connection->fd, connection->output + connection->output_sent,
-			     connection->output_bytes - connection->output_sent, MSG_NOSIGNAL);
+		ssize_t count = write(connection->fd, connection->output + connection->output_sent,
+				      connection->output_bytes - connection->output_sent);
 
 		if (count < 0 && errno == EINTR)
 			continue;
@@ -156,7 +155,7 @@ static bool send_output(struct connection *connection)
 /* Reads once. Returns false when the client is gone. */
 static bool read_input(struct connection *connection)
 {
-	ssize_t count = recv(connection->fd, connection->input, sizeof(connection->input), 0);
+	ssize_t count = read(connection->fd, connection->input, sizeof(connection->input));
 
 	if (count < 0)
 		return errno == EAGAIN || errno == EINTR;

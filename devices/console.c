@@ -45,10 +45,9 @@ int console_open(struct console *console, const struct console_options *options,
 	console->open = true;
 	console->wake.fd = -1;
 	console->options.rate_limiter = NULL; /* lent for this call */
-	console->output.fd = console->output.gather_fd = -1;
-	console->output.writable.fd = console->output.gather.fd = -1;
-	console->input.fd = console->input.pace_fd = console->input.continued_fd = -1;
-	console->input.readable.fd = console->input.pace.fd = console->input.continued.fd = -1;
+	console->output.fd = console->output.writable.fd = -1;
+	console->input.fd = console->input.continued_fd = -1;
+	console->input.readable.fd = console->input.continued.fd = -1;
 	ret = console_output_open(console, options->rate_limiter, err);
 	if (ret == 0)
 		ret = console_input_open(console, err);

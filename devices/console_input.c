@@ -16,8 +16,8 @@
  *   - stopped (by SIGSTOP or SIGTSTP from elsewhere: Ctrl-Z is the guest's) and continued, SIGCONT
  *     has us look again: the shell has put its own modes back meanwhile.
  *
- * System calls: openat, fstat, read, recvfrom, poll, timerfd_create, timerfd_settime, signalfd4,
- * rt_sigprocmask, close, epoll_ctl, and the terminal's.
+ * System calls: openat, fstat, read, poll, signalfd4, rt_sigprocmask, close, epoll_ctl, and the
+ * terminal's.
  */
 #include <fcntl.h>
 #include <poll.h>
@@ -25,9 +25,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/timerfd.h>
 
 #include "console_private.h"
 
@@ -94,8 +92,6 @@ static ssize_t read_source(const struct console_input *input, uint8_t *data, siz
 {
 	struct pollfd polled = { .fd = input->fd, .events = POLLIN };
 
-	if (input->source == CONSOLE_SOURCE_SOCKET)
-		return recv(input->fd, data, length, MSG_DONTWAIT);
 	/* Where the description is shared, another process may have been quicker: then a read would
 	 * wait. */
 	if (!input->owned && input->source != CONSOLE_SOURCE_FILE && poll(&polled, 1, 0) <= 0) {
@@ -215,13 +211,10 @@ static void handle_continued(struct loop_source *source, uint32_t events)
 		claim_terminal(console_of(input));
 }
 
-static void handle_pace(struct loop_source *source, uint32_t events)
+static void handle_pace(struct loop_timer *timer)
 {
-	struct console_input *input = container_of(source, struct console_input, pace);
-	uint64_t expirations;
+	struct console_input *input = container_of(timer, struct console_input, pace);
 
-	if (read(input->pace_fd, &expirations, sizeof(expirations)) < 0)
-		return;
 	input->pausing = false;
 	continue_input(console_of(input));
 }
@@ -229,7 +222,7 @@ static void handle_pace(struct loop_source *source, uint32_t events)
 void console_input_taken(struct console *console)
 {
 	struct console_input *input = &console->input;
-	struct itimerspec timer = { .it_value.tv_sec = 0 };
+	struct loop *loop = console->options.loop;
 	uint64_t pause_ns;
 
 	if (!input->burst_bytes || !serial_input_taken(console->options.serial))
@@ -239,11 +232,10 @@ void console_input_taken(struct console *console)
 		pause_ns = PAUSE_MIN_NS;
 	if (pause_ns > PAUSE_MAX_NS)
 		pause_ns = PAUSE_MAX_NS;
-	timer.it_value.tv_nsec = (long)pause_ns;
 	input->burst_bytes = 0;
-	if (input->source == CONSOLE_SOURCE_NONE ||
-	    timerfd_settime(input->pace_fd, 0, &timer, NULL) < 0)
+	if (input->source == CONSOLE_SOURCE_NONE)
 		return;
+	loop_timer_set(loop, &input->pace, loop_now_ns(loop) + pause_ns);
 	input->pausing = true;
 	stop_watching(console);
 }
@@ -276,10 +268,6 @@ static void use_given_input(struct console_input *input, int fd)
 		input->source = CONSOLE_SOURCE_FILE;
 		return;
 	}
-	if (S_ISSOCK(status.st_mode)) {
-		input->source = CONSOLE_SOURCE_SOCKET;
-		return;
-	}
 	input->source = isatty(fd) ? CONSOLE_SOURCE_TERMINAL : CONSOLE_SOURCE_STREAM;
 	/*
 	 * A pipe or FIFO for writing too: one who writes to it and leaves may be followed by
@@ -305,13 +293,7 @@ int console_input_open(struct console *console, struct error *err)
 	input->burst_start_ns = clock_ns(CLOCK_MONOTONIC);
 	if (input->source == CONSOLE_SOURCE_NONE)
 		return 0;
-	input->pace_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-	if (input->pace_fd < 0)
-		return error_errno(err, "serial port: cannot make a timer");
-	ret = loop_add(console->options.loop, &input->pace, input->pace_fd, EPOLLIN, handle_pace,
-		       err);
-	if (ret < 0)
-		return ret;
+	input->pace = (struct loop_timer) { .handler = handle_pace };
 	if (input->source == CONSOLE_SOURCE_TERMINAL) {
 		ret = watch_continued(console, err);
 		if (ret < 0)
@@ -341,10 +323,9 @@ void console_input_close(struct console *console)
 	struct loop *loop = console->options.loop;
 
 	loop_remove(loop, &input->readable);
-	loop_remove(loop, &input->pace);
+	loop_timer_cancel(loop, &input->pace);
 	loop_remove(loop, &input->continued);
 	console_terminal_release();
-	close_fd(&input->pace_fd);
 	close_fd(&input->continued_fd);
 	if (input->owned)
 		close_fd(&input->fd);

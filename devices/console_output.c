@@ -3,9 +3,10 @@
  *
  * What a write must never do is wait, and what must never be set is O_NONBLOCK on a description
  * that others share. So a terminal, pipe or FIFO is opened anew through /proc/self/fd, which gives
- * a description of our own; where that is refused (another user's terminal, no /proc) each write is
- * preceded by a poll and no longer than what surely fits. A regular file is written through the
- * descriptor that was given, so that its offset stays shared (`(mayfly; echo done) > log`).
+ * a description of our own; where that is refused (a socket, another user's terminal, no /proc)
+ * each write is preceded by a poll and no longer than what surely fits. A regular file is written
+ * through the descriptor that was given, so that its offset stays shared (`(mayfly; echo done) >
+ * log`).
  *
  * A guest writes byte by byte. The first one after a silence goes out at once; then we look again
  * every GATHER_NS, for as long as there is something, and are not woken meanwhile: a line costs two
@@ -15,16 +16,13 @@
  * is reached, while we wait for the limiter; what finds it full is dropped by the vCPU. When the
  * reader has gone, everything is dropped here.
  *
- * System calls: openat, fstat, write, sendto, poll, timerfd_create, timerfd_settime, read, close,
- * epoll_ctl.
+ * System calls: openat, fstat, write, poll, close, epoll_ctl.
  */
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/timerfd.h>
 
 #include "console_private.h"
 
@@ -33,6 +31,12 @@
 #define MAX_WRITES 16
 
 #define GATHER_NS 4000000
+
+/*
+ * What a socket takes when poll(2) says that it takes something, however small its buffer: a third
+ * of that is free then (net/ipv4/tcp.c, net/unix/af_unix.c), and it has 4608 bytes at least.
+ */
+#define SOCKET_PIECE_BYTES 1024
 
 static void count_dropped(struct console *console, size_t bytes)
 {
@@ -94,10 +98,6 @@ static void use_given_output(struct console_output *output, int fd)
 		output->sink = CONSOLE_SINK_FILE;
 		return;
 	}
-	if (S_ISSOCK(status.st_mode)) {
-		output->sink = CONSOLE_SINK_SOCKET;
-		return;
-	}
 	own = console_reopen(fd, O_WRONLY);
 	if (own >= 0) {
 		output->sink = CONSOLE_SINK_NONBLOCK;
@@ -107,7 +107,9 @@ static void use_given_output(struct console_output *output, int fd)
 	}
 	output->sink = CONSOLE_SINK_POLLED;
 	/* pipe(7) promises PIPE_BUF; a terminal only one. */
-	output->piece_bytes = S_ISFIFO(status.st_mode) ? PIPE_BUF : 1;
+	output->piece_bytes = S_ISFIFO(status.st_mode)	 ? PIPE_BUF
+			      : S_ISSOCK(status.st_mode) ? SOCKET_PIECE_BYTES
+							 : 1;
 }
 
 static ssize_t write_sink(const struct console_output *output, const uint8_t *data, size_t length)
@@ -115,8 +117,6 @@ static ssize_t write_sink(const struct console_output *output, const uint8_t *da
 	struct pollfd polled = { .fd = output->fd, .events = POLLOUT };
 
 	switch (output->sink) {
-	case CONSOLE_SINK_SOCKET:
-		return send(output->fd, data, length, MSG_DONTWAIT | MSG_NOSIGNAL);
 	case CONSOLE_SINK_POLLED:
 		if (poll(&polled, 1, 0) <= 0) {
 			errno = EAGAIN;
@@ -258,15 +258,15 @@ static enum step drain(struct console *console, bool *wrote)
 void console_output_ready(struct console *console)
 {
 	struct console_output *output = &console->output;
-	struct itimerspec timer = { .it_value.tv_nsec = GATHER_NS };
-	bool wrote, look_again;
+	struct loop *loop = console->options.loop;
+	bool wrote, limited = drain(console, &wrote) == STEP_LIMITED;
 
-	/* The limiter says when to look; the ring would say at once, and go on saying. */
-	if (drain(console, &wrote) == STEP_LIMITED)
-		look_again = true;
+	if (wrote && !limited)
+		loop_timer_set(loop, &output->gather, loop_now_ns(loop) + GATHER_NS);
 	else
-		look_again = wrote && timerfd_settime(output->gather_fd, 0, &timer, NULL) == 0;
-	serial_watch_output(console->options.serial, !look_again);
+		loop_timer_cancel(loop, &output->gather);
+	/* The limiter says when to look; the ring would say at once, and go on saying. */
+	serial_watch_output(console->options.serial, !wrote && !limited);
 }
 
 static void handle_limit_over(struct rate_limiter *limiter)
@@ -276,29 +276,20 @@ static void handle_limit_over(struct rate_limiter *limiter)
 	console_output_ready(container_of(output, struct console, output));
 }
 
-static void handle_gather(struct loop_source *source, uint32_t events)
+static void handle_gather(struct loop_timer *timer)
 {
-	struct console_output *output = container_of(source, struct console_output, gather);
-	uint64_t expirations;
+	struct console_output *output = container_of(timer, struct console_output, gather);
 
-	if (read(output->gather_fd, &expirations, sizeof(expirations)) > 0)
-		console_output_ready(container_of(output, struct console, output));
+	console_output_ready(container_of(output, struct console, output));
 }
 
 int console_output_open(struct console *console, const struct rate_limiter_config *limits,
 			struct error *err)
 {
 	struct console_output *output = &console->output;
-	int ret;
 
 	rate_limiter_init(&output->limiter, console->options.loop, handle_limit_over, limits);
-	output->gather_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-	if (output->gather_fd < 0)
-		return error_errno(err, "serial port: cannot make a timer");
-	ret = loop_add(console->options.loop, &output->gather, output->gather_fd, EPOLLIN,
-		       handle_gather, err);
-	if (ret < 0)
-		return ret;
+	output->gather = (struct loop_timer) { .handler = handle_gather };
 	if (console->options.output_path)
 		return open_output_path(output, console->options.output_path, err);
 	use_given_output(output, console->options.output_fd);
@@ -323,8 +314,7 @@ void console_output_close(struct console *console)
 			poll(&polled, 1, (int)((deadline_ns - now_ns + 999999) / 1000000));
 	}
 	loop_remove(console->options.loop, &output->writable);
-	loop_remove(console->options.loop, &output->gather);
-	close_fd(&output->gather_fd);
+	loop_timer_cancel(console->options.loop, &output->gather);
 	if (output->owned)
 		close_fd(&output->fd);
 	output->owned = false;

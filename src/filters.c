@@ -24,6 +24,8 @@ void filters_use_built_in(struct filters *filters)
 		(struct filters_program) { vmm_program, ARRAY_SIZE(vmm_program) };
 	filters->programs[FILTERS_VCPU] =
 		(struct filters_program) { vcpu_program, ARRAY_SIZE(vcpu_program) };
+	filters->programs[FILTERS_UFFD] =
+		(struct filters_program) { uffd_program, ARRAY_SIZE(uffd_program) };
 }
 
 void filters_clear(struct filters *filters)
@@ -31,6 +33,12 @@ void filters_clear(struct filters *filters)
 	free(filters->owned);
 	*filters = (struct filters) { 0 };
 }
+
+static const char *const thread_words[FILTERS_THREADS] = {
+	[FILTERS_VMM] = "main thread",
+	[FILTERS_VCPU] = "vCPU threads",
+	[FILTERS_UFFD] = "thread that watches the handler",
+};
 
 int filters_enter(const struct filters *filters, enum filters_thread thread, struct error *err)
 {
@@ -51,7 +59,7 @@ int filters_enter(const struct filters *filters, enum filters_thread thread, str
 		return error_errno(
 			err,
 			"the kernel does not take the system-call filter of the %s (--no-seccomp starts without)",
-			thread == FILTERS_VMM ? "main thread" : "vCPU threads");
+			thread_words[thread]);
 	return 0;
 }
 

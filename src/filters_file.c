@@ -23,6 +23,7 @@
 static const char *const thread_names[FILTERS_THREADS] = {
 	[FILTERS_VMM] = "vmm",
 	[FILTERS_VCPU] = "vcpu",
+	[FILTERS_UFFD] = "uffd",
 };
 
 struct reader {
@@ -117,7 +118,7 @@ static int parse_program(struct filters *filters, struct reader *reader, struct 
 		return refuse_at(reader, start, "the file ends within a program's head");
 	thread = find_thread(head.thread);
 	if (thread < 0)
-		return refuse_at(reader, start, "the thread is neither vmm nor vcpu");
+		return refuse_at(reader, start, "the thread is none of vmm, vcpu and uffd");
 	if (filters->programs[thread].count)
 		return refuse_at(reader, start, "a second program for the same thread");
 	if (head.instruction_count == 0 || head.instruction_count > BPF_MAXINSNS)
@@ -137,7 +138,7 @@ static int parse_program(struct filters *filters, struct reader *reader, struct 
 	return (int)head.instruction_count;
 }
 
-static int parse_head(struct reader *reader)
+static int parse_head(struct reader *reader, uint32_t *program_count)
 {
 	struct filters_file_head head;
 
@@ -152,12 +153,23 @@ static int parse_head(struct reader *reader)
 	if (head.architecture != AUDIT_ARCH_X86_64)
 		return refuse_at(reader, offsetof(struct filters_file_head, architecture),
 				 "the filters are for another architecture");
-	if (head.program_count != FILTERS_THREADS)
+	if (head.program_count < FILTERS_THREADS - 1 || head.program_count > FILTERS_THREADS)
 		return refuse_at(reader, offsetof(struct filters_file_head, program_count),
-				 "there must be two programs: vmm and vcpu");
+				 "there are two programs or three: vmm, vcpu, and maybe uffd");
 	if (head.reserved)
 		return refuse_at(reader, offsetof(struct filters_file_head, reserved),
 				 "this must be 0");
+	*program_count = head.program_count;
+	return 0;
+}
+
+/* Files older than the thread have nothing for it: it may what the main thread may. */
+static int complete(struct filters *filters, const struct reader *reader)
+{
+	if (!filters->programs[FILTERS_VMM].count || !filters->programs[FILTERS_VCPU].count)
+		return refuse_at(reader, reader->offset, "vmm and vcpu each need a program");
+	if (!filters->programs[FILTERS_UFFD].count)
+		filters->programs[FILTERS_UFFD] = filters->programs[FILTERS_VMM];
 	return 0;
 }
 
@@ -166,17 +178,18 @@ int filters_parse(struct filters *filters, const void *data, size_t bytes, const
 {
 	struct reader reader = { .data = data, .bytes = bytes, .name = name, .err = err };
 	struct sock_filter *room;
+	uint32_t program_count = 0;
 	int result;
 
 	*filters = (struct filters) { 0 };
-	result = parse_head(&reader);
+	result = parse_head(&reader, &program_count);
 	if (result < 0)
 		return result;
 	/* Never more than the file is long, and that is more than its head. */
 	room = filters->owned = malloc(bytes + 1);
 	if (!room)
 		return error_set(err, ENOMEM, "no memory for the system-call filters");
-	for (unsigned int i = 0; result >= 0 && i < FILTERS_THREADS; i++) {
+	for (uint32_t i = 0; result >= 0 && i < program_count; i++) {
 		result = parse_program(filters, &reader, room);
 		room += result > 0 ? result : 0;
 	}
@@ -185,6 +198,8 @@ int filters_parse(struct filters *filters, const void *data, size_t bytes, const
 				 ? 0
 				 : refuse_at(&reader, reader.offset,
 					     "there is something behind the last program");
+	if (result == 0)
+		result = complete(filters, &reader);
 	if (result < 0)
 		filters_clear(filters);
 	return result;

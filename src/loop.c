@@ -8,18 +8,34 @@
  * is a member of the other, so that waiting is still one call, and can be looked at by itself
  * between two handlers, which is a second call only where the handlers so far took long.
  *
- * System calls: epoll_create1, epoll_ctl, epoll_wait, epoll_pwait2.
+ * System calls: epoll_create1, epoll_ctl, epoll_pwait2 (since Linux 5.11).
  */
 #include <string.h>
 
 #include "mayfly/loop.h"
 
-#define NS_PER_S  1000000000ULL
-#define NS_PER_MS 1000000ULL
+#define NS_PER_S 1000000000ULL
 
 static uint64_t monotonic_ns(void)
 {
 	return clock_ns(CLOCK_MONOTONIC);
+}
+
+/* As epoll_wait(2), with a timeout in nanoseconds, or none. */
+static int wait_on(int epoll_fd, struct epoll_event *events, const struct timespec *timeout)
+{
+	return epoll_pwait2(epoll_fd, events, LOOP_BATCH, timeout, NULL);
+}
+
+/* One call for all kinds of waiting: an older kernel is told at the start, not at the first wait.
+ */
+static int check_kernel(int epoll_fd, struct error *err)
+{
+	struct epoll_event none[LOOP_BATCH];
+
+	if (wait_on(epoll_fd, none, &(struct timespec) { 0 }) >= 0)
+		return 0;
+	return error_errno(err, "the event loop cannot wait (Mayfly needs Linux 5.11 or later)");
 }
 
 int loop_init(struct loop *loop, struct error *err)
@@ -33,9 +49,11 @@ int loop_init(struct loop *loop, struct error *err)
 	if (loop->epoll_fd >= 0 && loop->urgent_fd >= 0 &&
 	    epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, loop->urgent_fd,
 		      &(struct epoll_event) { .events = EPOLLIN, .data.ptr = &loop->urgent }) == 0)
-		return 0;
-	result = error_errno(err, "cannot make the event loop's epoll descriptors");
-	loop_destroy(loop);
+		result = check_kernel(loop->epoll_fd, err);
+	else
+		result = error_errno(err, "cannot make the event loop's epoll descriptors");
+	if (result < 0)
+		loop_destroy(loop);
 	return result;
 }
 
@@ -157,27 +175,20 @@ void loop_run_timers(struct loop *loop)
 	}
 }
 
-/* As epoll_wait(2), until the first timer is due. */
+/* Until the first timer is due. */
 static int wait_for_events(struct loop *loop)
 {
 	struct timespec timeout;
 	uint64_t now_ns, wait_ns;
 	struct epoll_event *events = loop->batch.events;
-	int count;
 
 	if (!loop->timers)
-		return epoll_wait(loop->epoll_fd, events, LOOP_BATCH, -1);
+		return wait_on(loop->epoll_fd, events, NULL);
 	now_ns = loop_now_ns(loop);
 	wait_ns = loop->timers->at_ns > now_ns ? loop->timers->at_ns - now_ns : 0;
 	timeout = (struct timespec) { .tv_sec = (time_t)(wait_ns / NS_PER_S),
 				      .tv_nsec = (long)(wait_ns % NS_PER_S) };
-	count = epoll_pwait2(loop->epoll_fd, events, LOOP_BATCH, &timeout, NULL);
-	if (count >= 0 || errno != ENOSYS)
-		return count;
-	/* Before Linux 5.11: milliseconds, rounded up, a day at most. */
-	wait_ns = wait_ns < 86400 * NS_PER_S ? wait_ns : 86400 * NS_PER_S;
-	return epoll_wait(loop->epoll_fd, events, LOOP_BATCH,
-			  (int)((wait_ns + NS_PER_MS - 1) / NS_PER_MS));
+	return wait_on(loop->epoll_fd, events, &timeout);
 }
 
 static void call_handler(const struct epoll_event *event)
@@ -192,7 +203,7 @@ static void call_handler(const struct epoll_event *event)
 static void handle_urgent(struct loop *loop)
 {
 	struct loop_batch *batch = &loop->urgent;
-	int count = epoll_wait(loop->urgent_fd, batch->events, LOOP_BATCH, 0);
+	int count = wait_on(loop->urgent_fd, batch->events, &(struct timespec) { 0 });
 
 	batch->count = count > 0 ? (unsigned int)count : 0;
 	for (batch->next = 0; batch->next < batch->count && loop->running;)

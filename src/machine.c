@@ -299,6 +299,10 @@ struct machine *machine_new(const struct machine_request *request, struct error 
 		error_set(err, ENOMEM, "no memory for the machine");
 		return NULL;
 	}
+	if (machine_draw_id(machine, err) < 0) {
+		free(machine);
+		return NULL;
+	}
 	machine->request = *request;
 	machine->vm = (struct vm) { .kvm_fd = -1, .fd = -1 };
 	machine->exit_source.fd = -1;

@@ -57,8 +57,9 @@ struct machine {
 	/* The last snapshot that was made or loaded: what a diff is a diff of. */
 	bool has_snapshot;
 	struct memory_file_id snapshot_id;
-	struct uffd *uffd;	/* NULL: nobody brings this machine's memory */
-	char *working_set_path; /* while it is to be recorded; owned */
+	struct memory_file_id own_id; /* random: what ids of this machine's snapshots are made of */
+	struct uffd *uffd;	      /* NULL: nobody brings this machine's memory */
+	char *working_set_path;	      /* while it is to be recorded; owned */
 	struct loop_timer working_set_timer;
 };
 
@@ -84,6 +85,8 @@ struct machine *machine_new(const struct machine_request *request, struct error 
  * that boots. machine_assign_slots() returns the root drive, NULL when there is none.
  */
 void machine_mark(struct machine *machine, enum startup_stage stage);
+/* Random numbers for the ids of its snapshots, while they can be had: again in every process. */
+int machine_draw_id(struct machine *machine, struct error *err);
 const struct drive_config *machine_assign_slots(struct machine *machine,
 						const struct vm_config *config);
 int machine_open_disks(struct machine *machine, const struct vm_config *config, struct error *err);

@@ -3,19 +3,39 @@
  *
  * Memory goes to its file first, then the state to the other; both have no name yet. Only when both
  * are on the disk do they get their names, so that a full disk leaves the old files as they were.
- * Each names the snapshot by the same random id, so that one without the other is not taken for
- * whole.
+ * Each names the snapshot by the same id, so that one without the other is not taken for whole.
  */
 #include <string.h>
 #include <sys/random.h>
 
 #include "machine_private.h"
 
-static int make_id(struct memory_file_id *id, struct error *err)
+int machine_draw_id(struct machine *machine, struct error *err)
 {
-	if (getrandom(id->bytes, sizeof(id->bytes), 0) != (ssize_t)sizeof(id->bytes))
-		return error_errno(err, "the host gives no random numbers");
+	struct memory_file_id *id = &machine->own_id;
+	ssize_t got;
+
+	/* So few bytes come whole or not at all. */
+	do {
+		got = getrandom(id->bytes, sizeof(id->bytes), 0);
+	} while (got < 0 && errno == EINTR);
+	if (got != (ssize_t)sizeof(id->bytes))
+		return error_errno(err, "the host gives no random numbers for ids of snapshots");
 	return 0;
+}
+
+/*
+ * No other snapshot's: no other machine has these random bytes, and this one makes its snapshots
+ * one after the other.
+ */
+static struct memory_file_id make_id(const struct machine *machine)
+{
+	const uint64_t now_ns = clock_ns(CLOCK_MONOTONIC);
+	struct memory_file_id id = machine->own_id;
+
+	for (size_t i = 0; i < sizeof(now_ns); i++)
+		id.bytes[i] ^= (uint8_t)(now_ns >> 8 * i);
+	return id;
 }
 
 static int put_config(const struct vm_config *config, struct state_writer *writer,
@@ -111,12 +131,11 @@ int machine_save(struct machine *machine, const struct vm_config *config,
 	struct atomic_file memory = { .fd = -1, .folder_fd = -1 };
 	struct atomic_file state = { .fd = -1, .folder_fd = -1 };
 	struct state_writer writer;
-	struct memory_file_id id;
-	int result = make_id(&id, err);
+	struct memory_file_id id = make_id(machine);
+	int result;
 
 	state_writer_init(&writer);
-	if (result == 0)
-		result = put_machine(machine, config, &id, &writer, err);
+	result = put_machine(machine, config, &id, &writer, err);
 	if (result == 0)
 		result = save_memory(machine, &id, snapshot, &memory, err);
 	if (result == 0)

@@ -57,7 +57,7 @@ int memory_read_fully(int fd, uint64_t offset, uint8_t *destination, uint64_t le
 		      const char *what, struct error *err)
 {
 	while (length > 0) {
-		ssize_t got = pread(fd, destination, length, (off_t)offset);
+		ssize_t got = read_at(fd, destination, length, offset);
 
 		if (got < 0 && errno == EINTR)
 			continue;

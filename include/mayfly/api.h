@@ -4,7 +4,7 @@
  * It runs on the main thread's loop and never blocks it: a connection's bytes are parsed as they
  * come, a complete request becomes one call of vmm, and its answer is written out before the next
  * request of that connection is looked at. A client that does not read its answers is not read
- * from.
+ * from. The process ignores SIGPIPE (signals.h): a client that has left is an error of a write.
  */
 #ifndef MAYFLY_API_H
 #define MAYFLY_API_H

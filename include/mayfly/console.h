@@ -41,15 +41,14 @@ enum console_sink {
 	CONSOLE_SINK_NONE,     /* gone or never there: output is dropped and counted */
 	CONSOLE_SINK_FILE,     /* never makes us wait */
 	CONSOLE_SINK_NONBLOCK, /* an open file description of our own, with O_NONBLOCK */
-	CONSOLE_SINK_SOCKET,   /* shared description: MSG_DONTWAIT */
 	CONSOLE_SINK_POLLED,   /* shared description: poll, then no more than surely fits */
 };
 
 struct console_output {
 	enum console_sink sink;
 	struct loop_source writable; /* in the loop while the reader stalls */
-	struct loop_source gather;   /* the timer that gathers output into fewer writes */
-	int fd, gather_fd;
+	struct loop_timer gather;    /* gathers output into fewer writes */
+	int fd;
 	bool owned;
 	size_t piece_bytes; /* CONSOLE_SINK_POLLED: what fits when poll says that something does */
 	bool failing;	    /* the last write failed, and the log has it */
@@ -59,17 +58,16 @@ struct console_output {
 enum console_source {
 	CONSOLE_SOURCE_NONE,	 /* no input, or its end was reached */
 	CONSOLE_SOURCE_TERMINAL, /* used while this process is in its foreground */
-	CONSOLE_SOURCE_STREAM,	 /* pipe, FIFO, device */
-	CONSOLE_SOURCE_SOCKET,
-	CONSOLE_SOURCE_FILE, /* cannot be waited for: read when the guest has room */
+	CONSOLE_SOURCE_STREAM,	 /* pipe, FIFO, socket, device */
+	CONSOLE_SOURCE_FILE,	 /* cannot be waited for: read when the guest has room */
 };
 
 struct console_input {
 	enum console_source source;
 	struct loop_source readable;
-	struct loop_source pace;      /* the timer between two bursts */
+	struct loop_timer pace;	      /* between two bursts */
 	struct loop_source continued; /* terminal: SIGCONT */
-	int fd, pace_fd, continued_fd;
+	int fd, continued_fd;
 	bool owned;
 	bool pausing;	    /* the timer runs: nothing is read until then */
 	bool at_rest;	    /* likewise, until console_resume() */

@@ -20,6 +20,7 @@ struct reader {
 static const char *const thread_names[FILTER_THREADS] = {
 	[FILTER_VMM] = "vmm",
 	[FILTER_VCPU] = "vcpu",
+	[FILTER_UFFD] = "uffd",
 };
 
 const char *filter_thread_name(enum filter_thread thread)
@@ -172,7 +173,8 @@ static bool parse_rule(struct reader *reader, enum rule_action action, char *res
 	char *why = strstr(rest, " : ");
 
 	if (!reader->threads)
-		return refuse(reader, "no thread was named yet: thread vmm, thread vcpu, or both");
+		return refuse(reader,
+			      "no thread was named yet: thread vmm, vcpu, uffd, or several");
 	if (definition->rule_count == DEFINITION_MAX_RULES)
 		return refuse(reader, "more than %d rules", DEFINITION_MAX_RULES);
 	if (!why)
@@ -205,11 +207,11 @@ static bool parse_threads(struct reader *reader, char *rest)
 		for (unsigned int i = 0; i < FILTER_THREADS; i++)
 			found |= strcmp(word, thread_names[i]) == 0 ? 1U << i : 0;
 		if (!found)
-			return refuse(reader, "'%s' is no thread: vmm or vcpu", word);
+			return refuse(reader, "'%s' is no thread: vmm, vcpu or uffd", word);
 		reader->threads |= found;
 	}
 	return reader->threads ? true
-			       : refuse(reader, "thread needs a name behind it: vmm or vcpu");
+			       : refuse(reader, "thread needs a name behind it: vmm, vcpu or uffd");
 }
 
 static bool parse_line(struct reader *reader, char *line)
@@ -256,6 +258,15 @@ bool definition_read(struct definition *definition, const char *path)
 	free(line);
 	fclose(file);
 	return good;
+}
+
+bool definition_names(const struct definition *definition, enum filter_thread thread)
+{
+	for (unsigned int i = 0; i < definition->rule_count; i++) {
+		if (definition->rules[i].threads & 1U << thread)
+			return true;
+	}
+	return false;
 }
 
 void definition_clear(struct definition *definition)

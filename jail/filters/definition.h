@@ -17,6 +17,7 @@
 enum filter_thread {
 	FILTER_VMM,
 	FILTER_VCPU,
+	FILTER_UFFD,
 	FILTER_THREADS
 };
 
@@ -56,6 +57,9 @@ struct definition {
  * with it. */
 bool definition_read(struct definition *definition, const char *path);
 void definition_clear(struct definition *definition);
+
+/* Whether any rule is for this thread. */
+bool definition_names(const struct definition *definition, enum filter_thread thread);
 
 const char *filter_thread_name(enum filter_thread thread);
 

@@ -19,19 +19,31 @@
 
 _Static_assert((int)FILTER_THREADS == (int)FILTERS_THREADS, "what the monitor has");
 
-static int write_file(const struct compiled *compiled, FILE *out)
+/*
+ * A definition that was written for a Mayfly without this thread has no rules for it, which is not
+ * to mean that it may nothing: the monitor then takes what vmm has.
+ */
+static bool is_left_out(const struct definition *definition, enum filter_thread thread)
+{
+	return thread == FILTER_UFFD && !definition_names(definition, thread);
+}
+
+static int write_file(const struct definition *definition, const struct compiled *compiled,
+		      FILE *out)
 {
 	struct filters_file_head head = {
 		.magic = FILTERS_FILE_MAGIC,
 		.version = FILTERS_FILE_VERSION,
 		.architecture = AUDIT_ARCH_X86_64,
-		.program_count = FILTER_THREADS,
+		.program_count = FILTER_THREADS - is_left_out(definition, FILTER_UFFD),
 	};
 
 	fwrite(&head, sizeof(head), 1, out);
 	for (unsigned int i = 0; i < FILTER_THREADS; i++) {
 		struct filters_file_program program = { .instruction_count = compiled[i].count };
 
+		if (is_left_out(definition, i))
+			continue;
 		strncpy(program.thread, filter_thread_name(i), sizeof(program.thread) - 1);
 		fwrite(&program, sizeof(program), 1, out);
 		fwrite(compiled[i].instructions, sizeof(compiled[i].instructions[0]),
@@ -101,14 +113,29 @@ static unsigned int count_calls(const struct definition *definition, enum filter
 	return count;
 }
 
+/* With how many first words behind the descriptor: each is a call of its own. */
+static unsigned int count_ioctls(const struct definition *definition, enum filter_thread thread)
+{
+	unsigned int count = 0;
+
+	for (unsigned int i = 0; i < definition->rule_count; i++) {
+		const struct rule *rule = &definition->rules[i];
+
+		count += rule->action == RULE_ALLOW && (rule->threads & 1U << thread) &&
+			 strcmp(rule->call, "ioctl") == 0;
+	}
+	return count;
+}
+
 static int write_counts(const struct definition *definition, const struct compiled *compiled,
 			FILE *out)
 {
 	for (unsigned int i = 0; i < FILTER_THREADS; i++)
 		fprintf(out,
-			"%s: %u calls allowed, %u refused with an error, %u instructions of BPF\n",
+			"%s: %u calls allowed (ioctl with %u requests), %u refused with an error, %u instructions of BPF\n",
 			filter_thread_name(i), count_calls(definition, i, RULE_ALLOW),
-			count_calls(definition, i, RULE_REFUSE), compiled[i].count);
+			count_ioctls(definition, i), count_calls(definition, i, RULE_REFUSE),
+			compiled[i].count);
 	return 0;
 }
 
@@ -153,8 +180,7 @@ static int write_table(const struct definition *definition, const struct compile
 static int write_compiled(const struct definition *definition, const struct compiled *compiled,
 			  FILE *out)
 {
-	(void)definition;
-	return write_file(compiled, out);
+	return write_file(definition, compiled, out);
 }
 
 static const struct command {

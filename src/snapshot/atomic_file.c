@@ -2,7 +2,6 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 
 #include "mayfly/atomic_file.h"
@@ -42,7 +41,10 @@ static int check_existing(const struct atomic_file *file, struct error *err)
 	return 0;
 }
 
-/* A name for the temporary file that nothing has yet, by `take`, which fails with EEXIST. */
+/*
+ * A name for the temporary file that nothing has yet, by `take`, which fails with EEXIST. The time
+ * makes it likely that the first one is free; nothing hangs on nobody's knowing it.
+ */
 static int take_name(struct atomic_file *file, int (*take)(struct atomic_file *, const char *),
 		     struct error *err)
 {
@@ -52,12 +54,8 @@ static int take_name(struct atomic_file *file, int (*take)(struct atomic_file *,
 	if (!file->temporary)
 		return error_set(err, ENOMEM, "no memory for its name");
 	for (unsigned int i = 0; i < NAME_TRIES; i++) {
-		uint64_t random;
-
-		if (getrandom(&random, sizeof(random), 0) != sizeof(random))
-			break;
 		snprintf(file->temporary, size, "%s.part-%016llx", file->name,
-			 (unsigned long long)random);
+			 (unsigned long long)clock_ns(CLOCK_REALTIME));
 		if (take(file, file->temporary) == 0)
 			return 0;
 		if (errno != EEXIST)
@@ -84,9 +82,12 @@ static int take_by_link(struct atomic_file *file, const char *name)
 	return linkat(AT_FDCWD, self, file->folder_fd, name, AT_SYMLINK_FOLLOW);
 }
 
+/* And usable: it is root's where the program's file cannot be read by its user. */
 static bool proc_is_there(void)
 {
-	return access("/proc/self/fd", X_OK) == 0;
+	struct stat status;
+
+	return lstat("/proc/self/fd/.", &status) == 0;
 }
 
 static int open_file(struct atomic_file *file, const char *path, struct error *err)
@@ -120,7 +121,7 @@ int atomic_file_write(struct atomic_file *file, const void *bytes, size_t length
 	const uint8_t *at = bytes;
 
 	while (length_bytes > 0) {
-		ssize_t written = pwrite(file->fd, at, length_bytes, (off_t)offset);
+		ssize_t written = write_at(file->fd, at, length_bytes, offset);
 
 		if (written < 0 && errno == EINTR)
 			continue;

@@ -76,7 +76,7 @@ static int copy(int from, int to, uint64_t start, uint64_t end, uint8_t *buffer,
 
 	while (start < end) {
 		size_t want = end - start < COPY_BYTES ? end - start : COPY_BYTES;
-		ssize_t got = pread(from, buffer, want, (off_t)start);
+		ssize_t got = read_at(from, buffer, want, start);
 
 		if (got < 0 && errno == EINTR)
 			continue;

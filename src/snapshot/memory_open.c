@@ -34,7 +34,7 @@ int tail_read(int fd, uint64_t file_bytes, struct tail_mark *mark, bool *complet
 	uint64_t memory_bytes = file_bytes - sizeof(tail);
 
 	if (file_bytes < sizeof(tail) ||
-	    pread(fd, tail, sizeof(tail), (off_t)memory_bytes) != (ssize_t)sizeof(tail))
+	    read_at(fd, tail, sizeof(tail), memory_bytes) != (ssize_t)sizeof(tail))
 		return error_set(err, EINVAL, "it is cut, or no memory file of Mayfly's");
 	memcpy(mark, tail, sizeof(*mark));
 	if (memcmp(mark->magic, TAIL_MARK_MAGIC, TAIL_MAGIC_BYTES) != 0 ||

@@ -8,7 +8,7 @@
  * looked at and zero becomes a hole too; in a diff it is written, since the base has something else
  * there.
  *
- * Pages go out in runs, by pwrite() straight from guest memory.
+ * Pages go out in runs, straight from guest memory.
  */
 #include <fcntl.h>
 #include <string.h>
@@ -139,10 +139,10 @@ static bool wanted(struct save *save, const uint8_t *hva, uint64_t offset, uint6
 static void read_pagemap(const struct save *save, const uint8_t *hva, size_t pages, uint64_t *out)
 {
 	size_t wanted_bytes = pages * sizeof(*out);
-	off_t at = (off_t)((uintptr_t)hva / PAGE_SIZE_BYTES * sizeof(*out));
+	uint64_t at = (uintptr_t)hva / PAGE_SIZE_BYTES * sizeof(*out);
 
 	if (save->pagemap_fd >= 0 &&
-	    pread(save->pagemap_fd, out, wanted_bytes, at) == (ssize_t)wanted_bytes)
+	    read_at(save->pagemap_fd, out, wanted_bytes, at) == (ssize_t)wanted_bytes)
 		return;
 	for (size_t i = 0; i < pages; i++)
 		out[i] = PAGEMAP_PRESENT;

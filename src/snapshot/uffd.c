@@ -162,7 +162,7 @@ static bool wait_for_end(const struct uffd *uffd)
 	char byte;
 
 	for (;;) {
-		ssize_t got = recv(uffd->handler_fd, &byte, 1, 0);
+		ssize_t got = read(uffd->handler_fd, &byte, 1);
 
 		if (got < 0 && errno == EINTR)
 			continue;
@@ -180,7 +180,7 @@ static void *watch(void *argument)
 	struct error err = { 0 };
 
 	log_name_thread("uffd");
-	if (filters_enter(uffd->options.filters, FILTERS_VMM, &err) < 0) {
+	if (filters_enter(uffd->options.filters, FILTERS_UFFD, &err) < 0) {
 		log_error(uffd->options.log, "the thread that watches the handler: %s",
 			  err.message);
 		uffd->options.on_lost(uffd->options.context);

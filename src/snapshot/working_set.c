@@ -108,8 +108,7 @@ static int collect_region(struct working_set *set, int fd, const struct memory_r
 	for (uint64_t page = 0; page < pages;) {
 		uint64_t left = pages - page;
 		size_t wanted = (left < PAGEMAP_BATCH ? left : PAGEMAP_BATCH) * sizeof(*entries);
-		ssize_t got =
-			pread(fd, entries, wanted, (off_t)((first + page) * sizeof(*entries)));
+		ssize_t got = read_at(fd, entries, wanted, (first + page) * sizeof(*entries));
 
 		if (got < 0 && errno == EINTR)
 			continue;

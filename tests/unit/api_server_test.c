@@ -6,6 +6,7 @@
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -51,6 +52,7 @@ static void set_up(void)
 {
 	struct error err;
 
+	signal(SIGPIPE, SIG_IGN);
 	cr_assert(mkdtemp(directory));
 	snprintf(path, sizeof(path), "%s/api.socket", directory);
 	vmm_mock_init(&vmm);

@@ -136,6 +136,20 @@ Test(filters, vcpu_threads_do_not_touch_files)
 			     filters_call_name((unsigned int)never[i]));
 }
 
+Test(filters, the_thread_that_watches_a_handler_reads_and_does_no_more)
+{
+	static const long never[] = {
+		SYS_openat,    SYS_close,  SYS_preadv2,	   SYS_pwritev2,
+		SYS_mmap,      SYS_munmap, SYS_brk,	   SYS_accept4,
+		SYS_epoll_ctl, SYS_tgkill, SYS_epoll_wait, SYS_io_uring_enter
+	};
+
+	cr_assert(allowed(FILTERS_UFFD, SYS_read, 0, 0));
+	for (size_t i = 0; i < ARRAY_SIZE(never); i++)
+		cr_assert_eq(verdict(FILTERS_UFFD, never[i], 0, 0, 0), SECCOMP_RET_TRAP, "%s",
+			     filters_call_name((unsigned int)never[i]));
+}
+
 Test(filters, only_the_ioctls_that_are_needed)
 {
 	cr_assert(allowed(FILTERS_VCPU, SYS_ioctl, KVM_RUN, 0));
@@ -143,13 +157,15 @@ Test(filters, only_the_ioctls_that_are_needed)
 	cr_assert(allowed(FILTERS_VMM, SYS_ioctl, KVM_KVMCLOCK_CTRL, 0));
 	cr_assert_not(allowed(FILTERS_VCPU, SYS_ioctl, KVM_KVMCLOCK_CTRL, 0));
 	for (unsigned int thread = 0; thread < FILTERS_THREADS; thread++) {
-		cr_assert(allowed(thread, SYS_ioctl, TUNSETOFFLOAD, 0));
+		bool drives = thread != FILTERS_UFFD;
+
+		cr_assert_eq(allowed(thread, SYS_ioctl, TUNSETOFFLOAD, 0), drives);
 		cr_assert_not(allowed(thread, SYS_ioctl, TUNSETIFF, 0));
 		cr_assert_not(allowed(thread, SYS_ioctl, TIOCSTI, 0));
 		cr_assert_not(allowed(thread, SYS_ioctl, KVM_CREATE_VM, 0));
 		cr_assert_not(allowed(thread, SYS_ioctl, KVM_SET_USER_MEMORY_REGION, 0));
 		/* The kernel looks at 32 bits only, and so must a filter. */
-		cr_assert(allowed(thread, SYS_ioctl, TUNSETOFFLOAD | 1ULL << 32, 0));
+		cr_assert(allowed(thread, SYS_ioctl, TIOCGPGRP | 1ULL << 32, 0));
 		cr_assert_not(allowed(thread, SYS_ioctl, (uint64_t)TIOCSTI | 1ULL << 32, 0));
 	}
 }
@@ -189,7 +205,7 @@ Test(filters, futexes_only_wait_and_wake)
 		for (uint64_t operation = 0; operation < 128; operation++)
 			taken += allowed(thread, SYS_futex, operation, 0);
 	}
-	cr_assert_eq(taken, 2 * 3);
+	cr_assert_eq(taken, FILTERS_THREADS * 3);
 }
 
 Test(filters, a_vcpu_thread_waits_for_a_ring_and_submits_nothing)
@@ -234,7 +250,7 @@ static void make_image(struct image *image)
 					  .version = FILTERS_FILE_VERSION,
 					  .architecture = AUDIT_ARCH_X86_64,
 					  .program_count = FILTERS_THREADS };
-	static const char *const names[] = { "vmm", "vcpu" };
+	static const char *const names[] = { "vmm", "vcpu", "uffd" };
 	struct filters filters;
 
 	image->length = 0;
@@ -293,6 +309,36 @@ Test(filters, file_gives_what_was_compiled)
 	filters_clear(&filters);
 }
 
+Test(filters, thread_that_a_file_leaves_out_may_what_the_main_thread_may)
+{
+	static struct image image;
+	struct filters filters;
+
+	make_image(&image);
+	image.head.program_count = 2;
+	image.length = image.program[FILTERS_UFFD];
+	cr_assert_eq(filters_parse(&filters, image.bytes, image.length, "/f", NULL), 0);
+	cr_assert_gt(filters.programs[FILTERS_VMM].count, 0);
+	cr_assert_eq(filters.programs[FILTERS_UFFD].count, filters.programs[FILTERS_VMM].count);
+	cr_assert_eq(filters.programs[FILTERS_UFFD].instructions,
+		     filters.programs[FILTERS_VMM].instructions);
+	filters_clear(&filters);
+}
+
+Test(filters, no_other_thread_may_be_left_out)
+{
+	static struct image image;
+	struct filters_file_program *program;
+
+	make_image(&image);
+	program =
+		(struct filters_file_program *)(void *)(image.bytes + image.program[FILTERS_VCPU]);
+	image.head.program_count = 2;
+	image.length = image.program[FILTERS_UFFD];
+	strcpy(program->thread, "uffd");
+	assert_refused(&image, image.length, "vmm and vcpu each need a program");
+}
+
 Test(filters, file_cut_anywhere_is_refused)
 {
 	static struct image image;
@@ -322,7 +368,9 @@ Test(filters, head_is_checked_field_by_field)
 	assert_refused(&image, 12, "the filters are for another architecture");
 	make_image(&image);
 	image.head.program_count = 1;
-	assert_refused(&image, 16, "there must be two programs: vmm and vcpu");
+	assert_refused(&image, 16, "there are two programs or three: vmm, vcpu, and maybe uffd");
+	image.head.program_count = 4;
+	assert_refused(&image, 16, "there are two programs or three: vmm, vcpu, and maybe uffd");
 	make_image(&image);
 	image.head.reserved = 1;
 	assert_refused(&image, 20, "this must be 0");
@@ -341,9 +389,9 @@ Test(filters, program_heads_are_checked_field_by_field)
 	program->thread[4] = '\0';
 	assert_refused(&image, at, "a second program for the same thread");
 	strcpy(program->thread, "api");
-	assert_refused(&image, at, "the thread is neither vmm nor vcpu");
+	assert_refused(&image, at, "the thread is none of vmm, vcpu and uffd");
 	memcpy(program->thread, "vcpu\0\0\0x", 8);
-	assert_refused(&image, at, "the thread is neither vmm nor vcpu");
+	assert_refused(&image, at, "the thread is none of vmm, vcpu and uffd");
 	make_image(&image);
 	program->instruction_count = 0;
 	assert_refused(&image, at + 8, "a program has from 1 to 4096 instructions");

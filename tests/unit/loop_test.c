@@ -1,7 +1,12 @@
 #include <criterion/criterion.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 
 #include "mayfly/loop.h"
 
@@ -41,6 +46,39 @@ Test(loop, run_returns_what_stop_was_given)
 	loop_remove(&loop, &item.source);
 	close(fd);
 	loop_destroy(&loop);
+}
+
+/* Of a process in which epoll_pwait2(2) is what it is before Linux 5.11. */
+static int run_on_an_old_kernel(void)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_epoll_pwait2, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	const struct sock_fprog program = { .len = ARRAY_SIZE(code), .filter = code };
+	struct error err = { 0 };
+	struct loop loop;
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
+		return 1;
+	if (loop_init(&loop, &err) != -ENOSYS || !strstr(err.message, "Linux 5.11"))
+		return 2;
+	return loop.epoll_fd < 0 && loop.urgent_fd < 0 ? 0 : 3;
+}
+
+Test(loop, kernel_that_is_too_old_is_told_at_the_start)
+{
+	pid_t pid = fork();
+	int status = -1;
+
+	if (pid == 0)
+		_exit(run_on_an_old_kernel());
+	cr_assert_eq(waitpid(pid, &status, 0), pid);
+	cr_assert(WIFEXITED(status));
+	cr_assert_eq(WEXITSTATUS(status), 0);
 }
 
 static void remove_the_other(struct loop_source *source, uint32_t events)
