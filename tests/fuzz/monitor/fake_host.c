@@ -108,7 +108,7 @@ static void fill(struct fake_file *file)
 
 void fake_host_init(void)
 {
-	const int small = 16384;
+	const int small = 32768;
 	int ends[2];
 
 	for (size_t i = 0; i < FILES; i++) {
