@@ -101,7 +101,7 @@ def test_with_clock_realtime_the_wall_clock_is_right_after_every_load(workshop, 
 def test_without_it_the_guest_has_not_aged(workshop, start, vcpus):
     guest, snapshot = start(vcpus)
     before = Moment(guest)
-    guest, asleep = move(workshop, guest, snapshot, scaled(0.5))
+    guest, asleep = move(workshop, guest, snapshot, 0.5)
     now = Moment(guest)
     now.check_forward()
     assert now.ns - before.ns <= now.high - before.low - asleep + CLOCKS_APART_NS
