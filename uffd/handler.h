@@ -48,6 +48,9 @@ struct memory_image {
 int memory_image_open(struct memory_image *image, const char *path, struct error *err);
 void memory_image_close(struct memory_image *image);
 
+/* False once the file is shorter than it was when it was opened. */
+bool memory_image_is_whole(const struct memory_image *image);
+
 /*
  * How much of [offset, offset + length), from its beginning, is all a hole (zeroes without looking)
  * or all data: whole pages, at least one.

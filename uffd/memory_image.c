@@ -37,6 +37,13 @@ void memory_image_close(struct memory_image *image)
 	*image = (struct memory_image) { .fd = -1 };
 }
 
+bool memory_image_is_whole(const struct memory_image *image)
+{
+	off_t end = lseek(image->fd, 0, SEEK_END);
+
+	return end >= 0 && (uint64_t)end >= image->size_bytes;
+}
+
 uint64_t memory_image_run(const struct memory_image *image, uint64_t offset, uint64_t length,
 			  bool *hole)
 {

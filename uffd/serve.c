@@ -78,9 +78,15 @@ static int place(const struct server *server, const struct handler_region *regio
 	int64_t got;
 	int result;
 
+	*done = 0;
 	/* There are no zero pages of 2 MiB to be had that way. */
 	if (region->page_bytes == PAGE_SIZE_BYTES)
 		length = memory_image_run(server->image, offset, length, &hole);
+	/* Behind the end of a file that was cut there is nothing, which is not zeroes. */
+	if (!memory_image_is_whole(server->image)) {
+		errno = ENODATA;
+		return -1;
+	}
 	if (hole) {
 		struct uffdio_zeropage zero = { .range = { .start = start, .len = length } };
 
@@ -123,6 +129,11 @@ static int bring(struct server *server, const struct handler_region *region, uin
 			case ESRCH: /* the monitor's memory is gone, with its process */
 				server->ends = true;
 				return 0;
+			case ENODATA:
+				return error_set(err, EIO,
+						 "the memory file was cut under a guest: it has "
+						 "nothing at offset %llu, or beyond",
+						 (unsigned long long)(region->offset + within));
 			default:
 				return error_errno(err, "cannot bring %llu bytes at offset %llu",
 						   (unsigned long long)length,

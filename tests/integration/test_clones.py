@@ -248,6 +248,19 @@ class TestUffd:
         assert b"memory file has no" in process.stderr.read()
 
 
+    def test_a_memory_file_that_is_cut_under_a_handler_ends_the_guest_with_words(self, workshop, filled, handler):
+        snapshot = Snapshot(workshop, filled.monitor)
+        process, path = handler(snapshot)
+        clone = small.SmallGuest(snapshot.load("Uffd", path))
+        assert clone.ask("seed 1").name == "seed"
+        os.truncate(snapshot.memory, MIB)
+        clone.tell("verify")
+        assert clone.monitor.wait() == 1
+        assert f"the handler on {path} is gone" in log_of(clone.monitor)
+        assert process.poll() is None
+        kill_session(process)
+        assert b"the memory file was cut under a guest" in process.stderr.read()
+
 
 @pytest.mark.once
 class TestWorkingSet:

@@ -359,6 +359,32 @@ class TestLinux:
             last = numbers[-1]
         assert b"MAYFLY-EXIT" not in monitor.console.since()
 
+    @pytest.mark.once
+    @pytest.mark.parametrize("tracked", [True, False], ids=["tracked", "untracked"])
+    def test_a_full_and_five_diffs_of_a_guest_at_work_are_a_full(self, workshop, kernel, tracked):
+        """What the kernel writes, what a disk's requests write into its memory, and what nobody writes."""
+        memory_mib = 64
+        guest = workshop.boot(kernel, mem=memory_mib, drives=[{"path": workshop.disk("disk", 1 << 20), "io_engine": "Async"}])
+        base = save(guest.monitor, Snapshot.at(workshop, "base"))
+        guest.monitor.kill()
+        guest = type(guest)(load(workshop, base, track_dirty_pages=tracked), kernel)
+        merged = shutil.copy(base.memory, workshop.path("merged"))  # the base itself is what the guest runs from
+        for number in range(5):
+            guest.run(f"dd if=/dev/urandom of=/tmp/file-{number} bs=64k count=4 2>/dev/null; echo 3 >/proc/sys/vm/drop_caches; "
+                      f"dd if=/tmp/file-{number} of=/dev/vda bs=64k conv=fsync 2>/dev/null; md5sum /dev/vda")
+            diff = save(guest.monitor, Snapshot.at(workshop, f"diff-{number}"), "Diff")
+            done = merge(workshop, merged, diff.memory)
+            assert done.returncode == 0, done.stderr
+            guest.api.resume()
+        expected = guest.run("cat /tmp/file-* | md5sum")
+        last = save(guest.monitor, Snapshot.at(workshop, "last"), "Diff")
+        assert merge(workshop, merged, last.memory).returncode == 0
+        full = save(guest.monitor, Snapshot.at(workshop, "full"))
+        assert merged.read_bytes()[:memory_mib << 20] == full.memory.read_bytes()[:memory_mib << 20]
+        guest.monitor.kill()
+        guest = type(guest)(load(workshop, Snapshot(last.state, merged)), kernel)
+        assert guest.run("cat /tmp/file-* | md5sum") == expected
+
     def test_a_network_goes_on_at_another_tap(self, workshop, new_network, kernel):
         network = new_network()
         network.tap("tap0", "10.0.0.1/24")
