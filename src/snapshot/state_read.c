@@ -12,6 +12,8 @@
 #include "frame.h"
 #include "mayfly/state.h"
 
+#define ENTRIES_AT_A_TIME 32
+
 uint32_t frame_checksum(const uint8_t *section, size_t length)
 {
 	struct frame_section head;
@@ -57,6 +59,22 @@ static int check_head(const uint8_t *bytes, size_t length, struct error *err)
 			version, STATE_FORMAT_VERSION);
 	if (version == 0 || reserved != 0)
 		return error_set(err, EINVAL, "its head is damaged");
+	return 0;
+}
+
+/* Room for one more. It grows with what is there: pages that are never used cost their first touch.
+ */
+static int make_room(struct state_file *file, struct error *err)
+{
+	unsigned int room = file->entry_count + ENTRIES_AT_A_TIME;
+	struct state_entry *entries;
+
+	if (file->entry_count % ENTRIES_AT_A_TIME)
+		return 0;
+	entries = realloc(file->entries, room * sizeof(*entries));
+	if (!entries)
+		return error_set(err, ENOMEM, "no memory for the state");
+	file->entries = entries;
 	return 0;
 }
 
@@ -141,7 +159,9 @@ static int parse_sections(struct state_file *file, const uint8_t *bytes, size_t 
 			(size_t)head.body_bytes;
 		if (total > left)
 			return refuse_cut(file->entry_count, at, left, &head, err);
-		result = add_entry(file, at, &head, err);
+		result = make_room(file, err);
+		if (result == 0)
+			result = add_entry(file, at, &head, err);
 		if (result < 0)
 			return result;
 		if (head.checksum != frame_checksum(at, total))
@@ -167,9 +187,6 @@ int state_file_parse(struct state_file *file, const void *bytes, size_t length_b
 	*file = (struct state_file) { 0 };
 	if (result < 0)
 		return result;
-	file->entries = calloc(STATE_MAX_SECTIONS, sizeof(*file->entries));
-	if (!file->entries)
-		return error_set(err, ENOMEM, "no memory for the state");
 	result = parse_sections(file, bytes, length_bytes, err);
 	if (result < 0)
 		state_file_close(file);

@@ -267,6 +267,28 @@ Test(state, a_section_that_is_there_twice_is_refused)
 	cr_assert_str_eq(err.message, "section net eth0 is there twice");
 }
 
+Test(state, each_of_many_sections_is_found)
+{
+	char name[8];
+
+	state_writer_init(&writer);
+	for (uint32_t i = 0; i < 100; i++) {
+		snprintf(name, sizeof(name), "%u", i);
+		state_begin(&writer, "many", name, 1);
+		state_put_u32(&writer, i);
+		state_end(&writer);
+	}
+	cr_assert_eq(state_writer_finish(&writer, &err), 0);
+	cr_assert_eq(state_file_parse(&file, writer.bytes, writer.used_bytes, &err), 0, "%s",
+		     err.message);
+	cr_assert_eq(file.entry_count, 100);
+	for (uint32_t i = 0; i < 100; i++) {
+		snprintf(name, sizeof(name), "%u", i);
+		cr_assert_eq(state_find(&file, "many", name, 1, &section, &err), 0);
+		cr_assert_eq(state_get_u32(&section), i);
+	}
+}
+
 Test(state, what_a_module_does_out_of_order_is_told_at_the_end)
 {
 	state_writer_init(&writer);
