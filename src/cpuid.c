@@ -11,10 +11,15 @@
 #include "mayfly/cpuid.h"
 
 /* Leaf 1. */
+#define ECX_MONITOR	       (1u << 3)
+#define ECX_OSXSAVE	       (1u << 27)
+#define EDX_APIC	       (1u << 9)
 #define ECX_VMX		       (1u << 5)
 #define ECX_TSC_DEADLINE_TIMER (1u << 24)
 #define ECX_HYPERVISOR	       (1u << 31)
 #define EDX_HTT		       (1u << 28)
+/* Leaf 7. */
+#define ECX_OSPKE (1u << 4)
 /* Leaf 0x80000001, ECX. */
 #define ECX_CMP_LEGACY (1u << 1)
 #define ECX_SVM	       (1u << 2)
@@ -22,16 +27,18 @@
 #define LEVEL_SMT  1u
 #define LEVEL_CORE 2u
 
-#define LEAF_FEATURES	    0x1u
-#define LEAF_CACHE	    0x4u
-#define LEAF_TOPOLOGY	    0xbu
-#define LEAF_TOPOLOGY_V2    0x1fu
-#define LEAF_AMD_FEATURES   0x80000001u
-#define LEAF_AMD_SIZES	    0x80000008u
-#define LEAF_AMD_SVM	    0x8000000au
-#define LEAF_AMD_CACHE	    0x8000001du
-#define LEAF_AMD_TOPOLOGY   0x8000001eu
-#define LEAF_AMD_ENCRYPTION 0x8000001fu
+#define LEAF_FEATURES	       0x1u
+#define LEAF_CACHE	       0x4u
+#define LEAF_EXTENDED_FEATURES 0x7u
+#define LEAF_TOPOLOGY	       0xbu
+#define LEAF_XSAVE	       0xdu
+#define LEAF_TOPOLOGY_V2       0x1fu
+#define LEAF_AMD_FEATURES      0x80000001u
+#define LEAF_AMD_SIZES	       0x80000008u
+#define LEAF_AMD_SVM	       0x8000000au
+#define LEAF_AMD_CACHE	       0x8000001du
+#define LEAF_AMD_TOPOLOGY      0x8000001eu
+#define LEAF_AMD_ENCRYPTION    0x8000001fu
 
 int cpuid_get_supported(int kvm_fd, struct cpuid_table *table, struct error *err)
 {
@@ -77,6 +84,42 @@ static void remove_leaf(struct cpuid_table *table, uint32_t leaf)
 			table->entries[kept++] = table->entries[i];
 	}
 	table->head.nent = kept;
+}
+
+/* What of a leaf follows the guest's own registers: Linux arch/x86/kvm/cpuid.c. */
+static struct kvm_cpuid_entry2 without_runtime_bits(struct kvm_cpuid_entry2 entry)
+{
+	switch (entry.function) {
+	case LEAF_FEATURES:
+		entry.ecx &= ~(ECX_OSXSAVE | ECX_MONITOR);
+		entry.edx &= ~EDX_APIC;
+		break;
+	case LEAF_EXTENDED_FEATURES:
+		entry.ecx &= ~ECX_OSPKE;
+		break;
+	case LEAF_XSAVE:
+		entry.ebx = 0;
+		break;
+	case LEAF_AMD_FEATURES:
+		entry.edx &= ~EDX_APIC;
+		break;
+	}
+	return entry;
+}
+
+bool cpuid_is_same(const struct cpuid_table *one, const struct cpuid_table *other)
+{
+	if (one->head.nent != other->head.nent)
+		return false;
+	for (uint32_t i = 0; i < one->head.nent; i++) {
+		struct kvm_cpuid_entry2 a = without_runtime_bits(one->entries[i]);
+		struct kvm_cpuid_entry2 b = without_runtime_bits(other->entries[i]);
+
+		if (a.function != b.function || a.index != b.index || a.flags != b.flags ||
+		    a.eax != b.eax || a.ebx != b.ebx || a.ecx != b.ecx || a.edx != b.edx)
+			return false;
+	}
+	return true;
 }
 
 static void set_bits(uint32_t *word, unsigned int shift, unsigned int width, uint32_t value)

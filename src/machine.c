@@ -1,10 +1,10 @@
 /*
- * The machine: see machine.h.
+ * The machine: see machine.h. How it boots, what is asked of it while it lives, how it ends; its
+ * drives.
  *
- * The order of machine_create(). What can be refused for reasons that the user can mend comes first
- * (files, memory), before anything of KVM exists. Files are mapped before KVM knows the memory, so
- * that no mapping is changed under it. Then KVM: memory slots before the interrupt controllers
- * (vm.h), devices, and last the threads.
+ * KVM, vCPUs and their threads are there already (machine_prepare.c). Kernel and initrd are mapped
+ * into guest memory under KVM's slots: nothing of it has been touched, so that KVM has no page to
+ * forget.
  */
 #include <stdio.h>
 #include <string.h>
@@ -18,40 +18,11 @@ void machine_mark(struct machine *machine, enum startup_stage stage)
 	startup_mark(machine->request.options->startup_trace, stage);
 }
 
-static void on_i8042_reset(void *context)
-{
-	struct machine *machine = context;
-
-	vcpus_request_reset(machine->vcpus);
-}
-
 static void on_escape(void *context)
 {
 	struct machine *machine = context;
 
 	machine->request.on_end(machine->request.context, VMM_EXIT_OK);
-}
-
-static void on_vcpus_exit(struct loop_source *source, uint32_t events)
-{
-	struct machine *machine = container_of(source, struct machine, exit_source);
-	bool clean = vcpus_exit_reason(machine->vcpus) == VCPUS_RESET;
-
-	(void)events;
-	machine_mark(machine, STARTUP_END);
-	loop_remove(machine->request.loop, source);
-	if (clean)
-		log_info(machine->request.log, "the guest has reset the machine");
-	else if (!memory_file_is_whole(&machine->memory))
-		log_error(machine->request.log,
-			  "the snapshot's memory file was cut while the guest ran from it");
-	machine->request.on_end(machine->request.context, clean ? VMM_EXIT_OK : VMM_EXIT_ERROR);
-}
-
-int machine_watch_vcpus(struct machine *machine, struct error *err)
-{
-	return loop_add(machine->request.loop, &machine->exit_source, vcpus_exit_fd(machine->vcpus),
-			EPOLLIN, on_vcpus_exit, err);
 }
 
 struct boot_virtio_device machine_virtio_slot(unsigned int slot)
@@ -65,12 +36,15 @@ struct boot_virtio_device machine_virtio_slot(unsigned int slot)
 
 /* The root drive comes first, whatever its place in the configuration: the guest names it /dev/vda.
  */
-const struct drive_config *machine_assign_slots(struct machine *machine,
-						const struct vm_config *config)
+const struct drive_config *machine_take_config(struct machine *machine,
+					       const struct vm_config *config)
 {
 	const struct drive_config *root = NULL;
 	unsigned int next = 0;
 
+	machine->config = config;
+	machine->drive_count = config->drive_count;
+	machine->interface_count = config->interface_count;
 	for (unsigned int i = 0; i < config->drive_count; i++) {
 		if (config->drives[i].is_root_device) {
 			root = &config->drives[i];
@@ -87,7 +61,7 @@ const struct drive_config *machine_assign_slots(struct machine *machine,
 static int load_kernel(struct machine *machine, const struct vm_config *config,
 		       struct boot_entry *entry, struct error *err)
 {
-	const struct drive_config *root = machine_assign_slots(machine, config);
+	const struct drive_config *root = machine_take_config(machine, config);
 	struct boot_platform platform = {
 		.vcpu_count = (unsigned int)config->machine.vcpu_count,
 		.virtio_count = config->drive_count + config->interface_count,
@@ -131,66 +105,6 @@ int machine_open_disks(struct machine *machine, const struct vm_config *config, 
 	return 0;
 }
 
-int machine_create_vm(struct machine *machine, const struct vm_config *config,
-		      struct state_file *state, struct error *err)
-{
-	struct vcpus_config vcpus = {
-		.count = (unsigned int)config->machine.vcpu_count,
-		.smt = config->machine.smt,
-		.pio = &machine->pio,
-		.mmio = &machine->mmio,
-		.vm = &machine->vm,
-		.log = machine->request.log,
-		.start_time_us = machine->request.options->start_time_us,
-		.startup_trace = machine->request.options->startup_trace,
-		.filters = machine->request.options->filters,
-		.state = state,
-	};
-	int result = vm_open(&machine->vm, machine->request.log, err);
-
-	if (result == 0 && vcpus.count > vm_max_vcpus(&machine->vm))
-		result = error_set(
-			err, EINVAL,
-			"vcpu_count: this host gives a virtual machine at most %u vCPUs, not %u",
-			vm_max_vcpus(&machine->vm), vcpus.count);
-	machine->tracks_dirty = config->machine.track_dirty_pages;
-	if (result == 0 && machine->tracks_dirty)
-		result = memory_track_dirty(&machine->memory, err);
-	if (result == 0)
-		result = vm_set_memory(&machine->vm, &machine->memory,
-				       config->machine.track_dirty_pages, err);
-	if (result == 0)
-		result = vm_create_irqchip(&machine->vm, err);
-	machine_mark(machine, STARTUP_VM);
-	if (result == 0)
-		result = vcpus_create(&machine->vcpus, &vcpus, err);
-	return result;
-}
-
-int machine_add_legacy_devices(struct machine *machine, struct error *err)
-{
-	int result = serial_init(&machine->serial, err);
-
-	if (result == 0)
-		result = i8042_init(&machine->i8042, on_i8042_reset, machine, err);
-	if (result == 0)
-		result = bus_attach(&machine->pio, &machine->serial.device, err);
-	if (result == 0)
-		result = bus_attach(&machine->pio, &machine->i8042.data, err);
-	if (result == 0)
-		result = bus_attach(&machine->pio, &machine->i8042.command, err);
-	if (result == 0)
-		result = vm_add_irqfd(&machine->vm, LAYOUT_IRQ_SERIAL, machine->serial.irq_fd, err);
-	if (result == 0)
-		result = vm_add_irqfd(&machine->vm, LAYOUT_IRQ_I8042, machine->i8042.irq_fd, err);
-	if (result == 0 && machine->request.options->boot_timer) {
-		boot_timer_init(&machine->boot_timer, machine->request.log,
-				machine->request.options->start_time_us);
-		result = bus_attach(&machine->mmio, &machine->boot_timer.device, err);
-	}
-	return result;
-}
-
 int machine_wire_virtio(struct machine *machine, struct virtio_mmio *mmio, int interrupt_fd,
 			unsigned int slot, struct error *err)
 {
@@ -210,7 +124,7 @@ int machine_wire_virtio(struct machine *machine, struct virtio_mmio *mmio, int i
 
 int machine_add_drive(struct machine *machine, unsigned int index, struct error *err)
 {
-	const struct drive_config *config = &machine->request.config->drives[index];
+	const struct drive_config *config = &machine->config->drives[index];
 	struct machine_drive *drive = &machine->drives[index];
 	struct virtio_block_options options = {
 		.drive_id = drive->id,
@@ -253,27 +167,17 @@ int machine_open_console(struct machine *machine, const struct vm_config *config
 	return console_open(&machine->console, &options, err);
 }
 
-static int build(struct machine *machine, struct error *err)
+int machine_boot(struct machine *machine, const struct vm_config *config, struct error *err)
 {
-	const struct vm_config *config = machine->request.config;
 	struct boot_entry entry = { 0 };
-	int result = memory_create(&machine->memory, config->machine.mem_size_mib * MIB,
-				   config->machine.huge_pages, err);
+	int result = load_kernel(machine, config, &entry, err);
 
-	machine_mark(machine, STARTUP_MEMORY);
-	if (result == 0)
-		result = load_kernel(machine, config, &entry, err);
 	machine_mark(machine, STARTUP_KERNEL);
 	if (result == 0)
 		result = machine_open_disks(machine, config, err);
 	if (result == 0)
 		result = machine_open_taps(machine, config, err);
 	machine_mark(machine, STARTUP_DISKS);
-	if (result == 0)
-		result = machine_create_vm(machine, config, NULL, err);
-	machine_mark(machine, STARTUP_VCPUS);
-	if (result == 0)
-		result = machine_add_legacy_devices(machine, err);
 	for (unsigned int i = 0; result == 0 && i < machine->drive_count; i++)
 		result = machine_add_drive(machine, i, err);
 	if (result == 0)
@@ -281,53 +185,10 @@ static int build(struct machine *machine, struct error *err)
 	if (result == 0)
 		result = vcpus_set_entry(machine->vcpus, &entry, err);
 	if (result == 0)
-		result = machine_watch_vcpus(machine, err);
-	if (result == 0)
 		result = machine_open_console(machine, config, err);
 	machine_mark(machine, STARTUP_DEVICES);
-	if (result == 0)
-		result = vcpus_start(machine->vcpus, err);
-	machine_mark(machine, STARTUP_THREADS);
+	machine->config = NULL;
 	return result;
-}
-
-struct machine *machine_new(const struct machine_request *request, struct error *err)
-{
-	struct machine *machine = calloc(1, sizeof(*machine));
-
-	if (!machine) {
-		error_set(err, ENOMEM, "no memory for the machine");
-		return NULL;
-	}
-	if (machine_draw_id(machine, err) < 0) {
-		free(machine);
-		return NULL;
-	}
-	machine->request = *request;
-	machine->vm = (struct vm) { .kvm_fd = -1, .fd = -1 };
-	machine->exit_source.fd = -1;
-	machine->drive_count = request->config->drive_count;
-	machine_init_interfaces(machine);
-	for (unsigned int i = 0; i < CONFIG_MAX_DRIVES; i++)
-		machine->drives[i].interrupt_fd = -1;
-	return machine;
-}
-
-int machine_create(struct machine **out, const struct machine_request *request, struct error *err)
-{
-	struct machine *machine = machine_new(request, err);
-	int result;
-
-	if (!machine)
-		return -ENOMEM;
-	result = build(machine, err);
-	if (result < 0) {
-		machine_destroy(machine);
-		return result;
-	}
-	machine->request.config = NULL; /* it was lent for this call */
-	*out = machine;
-	return 0;
 }
 
 static void destroy_drive(struct machine *machine, struct machine_drive *drive)

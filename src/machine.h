@@ -1,6 +1,10 @@
 /*
  * The machine: everything that exists only between start and end of a guest. vmm.c decides when it
- * is made and what may be asked of it; machine.c makes it, in the order that costs least.
+ * is made and what may be asked of it.
+ *
+ * It is made in two steps, whoever asks: machine_prepare() makes what depends on the machine's
+ * shape alone, and may be called long before there is a request (`--prepare`); then machine_boot()
+ * or machine_restore() executes the request.
  */
 #ifndef MAYFLY_SRC_MACHINE_H
 #define MAYFLY_SRC_MACHINE_H
@@ -14,7 +18,6 @@
 struct machine;
 
 struct machine_request {
-	const struct vm_config *config; /* complete and checked; borrowed for the call */
 	const struct vmm_options *options;
 	struct loop *loop; /* these two borrowed for the machine's life */
 	struct log *log;
@@ -23,10 +26,23 @@ struct machine_request {
 	void *context;
 };
 
-/* Loads the kernel, makes the VM, its devices and its vCPUs' threads: paused, machine_resume() lets
- * the guest run. After a failure nothing is left. */
-int machine_create(struct machine **machine, const struct machine_request *request,
-		   struct error *err);
+/*
+ * The first step: address space for guest memory, the VM with its interrupt controllers, vCPUs as
+ * after power-on, the devices that every machine has, and the vCPUs' threads, which sleep. Touches
+ * no guest memory. `shape` is checked. After a failure nothing is left.
+ */
+int machine_prepare(struct machine **machine, const struct machine_request *request,
+		    const struct machine_config *shape, struct error *err);
+
+/* Whether a prepared machine is what `shape` asks for. */
+bool machine_has_shape(const struct machine *machine, const struct machine_config *shape);
+
+/*
+ * The second step: loads the kernel and makes the devices. The guest stands still until
+ * machine_resume(). `config`, complete and checked, has the shape that was prepared. After a
+ * failure the machine is fit for machine_destroy() only.
+ */
+int machine_boot(struct machine *machine, const struct vm_config *config, struct error *err);
 
 /* Stops the vCPUs, finishes and flushes what the drives have, writes out what the serial port has.
  * NULL is fine. */
@@ -57,9 +73,8 @@ struct machine_restore_request {
 	bool clock_realtime;	      /* the guest's time goes on as if it had never stopped */
 };
 
-/* As machine_create(), from a snapshot: it stands still until machine_resume(). `request->config`
- * is that of the snapshot, as changed. */
-int machine_restore(struct machine **machine, const struct machine_request *request,
+/* The second step, from a snapshot. `config` is that of the snapshot, as changed. */
+int machine_restore(struct machine *machine, const struct vm_config *config,
 		    const struct machine_restore_request *restore, struct error *err);
 
 void machine_pause(struct machine *machine);

@@ -22,19 +22,16 @@ static void on_handler_lost(void *context)
 	signals_end_process(VMM_EXIT_ERROR);
 }
 
-int machine_attach_handler(struct machine *machine, uint64_t size_bytes, enum huge_pages huge_pages,
-			   const char *path, struct error *err)
+int machine_attach_handler(struct machine *machine, const char *path, struct error *err)
 {
 	const struct uffd_options options = { .path = path,
 					      .memory = &machine->memory,
 					      .log = machine->request.log,
 					      .filters = machine->request.options->filters,
 					      .on_lost = on_handler_lost };
-	int result = memory_create(&machine->memory, size_bytes, huge_pages, err);
 
-	if (result == 0)
-		result = uffd_create(&machine->uffd, &options, err);
-	return result < 0 ? error_prefix(err, "mem_backend") : 0;
+	return uffd_create(&machine->uffd, &options, err) < 0 ? error_prefix(err, "mem_backend")
+							      : 0;
 }
 
 static void record(struct machine *machine)
@@ -66,7 +63,7 @@ static void on_recorded(struct loop_timer *timer)
 	machine->working_set_path = NULL;
 }
 
-int machine_prepare_working_set(struct machine *machine, const char *path, struct error *err)
+int machine_use_working_set(struct machine *machine, const char *path, struct error *err)
 {
 	uint64_t start_ns = clock_ns(CLOCK_MONOTONIC), pages;
 	struct working_set set;

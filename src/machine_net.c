@@ -7,7 +7,6 @@
 
 void machine_init_interfaces(struct machine *machine)
 {
-	machine->interface_count = machine->request.config->interface_count;
 	for (unsigned int i = 0; i < CONFIG_MAX_INTERFACES; i++)
 		machine->interfaces[i].tap.fd = machine->interfaces[i].interrupt_fd = -1;
 }
@@ -33,7 +32,7 @@ int machine_open_taps(struct machine *machine, const struct vm_config *config, s
 
 static int add_interface(struct machine *machine, unsigned int index, struct error *err)
 {
-	const struct network_interface_config *config = &machine->request.config->interfaces[index];
+	const struct network_interface_config *config = &machine->config->interfaces[index];
 	struct machine_interface *interface = &machine->interfaces[index];
 	struct virtio_net_options options = {
 		.iface_id = interface->id,

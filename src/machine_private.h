@@ -1,6 +1,6 @@
 /*
- * What the files of the machine share: machine.c (the machine and its drives) and machine_net.c
- * (its network interfaces).
+ * What the files of the machine share: machine_prepare.c, machine.c (a boot, life and end, drives),
+ * machine_restore.c, machine_save.c, machine_net.c (network interfaces), machine_memory.c.
  */
 #ifndef MAYFLY_SRC_MACHINE_PRIVATE_H
 #define MAYFLY_SRC_MACHINE_PRIVATE_H
@@ -38,6 +38,8 @@ struct machine_interface {
 
 struct machine {
 	struct machine_request request;
+	struct machine_config shape;	/* no strings in it */
+	const struct vm_config *config; /* what is being made; lent for the second step */
 	struct memory memory;
 	struct vm vm;
 	struct vmgenid vmgenid;
@@ -63,40 +65,35 @@ struct machine {
 	struct loop_timer working_set_timer;
 };
 
-/* machine_memory.c. Memory of this size that the process behind the socket `path` brings. */
-int machine_attach_handler(struct machine *machine, uint64_t size_bytes, enum huge_pages huge_pages,
-			   const char *path, struct error *err);
+/* machine_memory.c. Memory that the process behind the socket `path` brings. */
+int machine_attach_handler(struct machine *machine, const char *path, struct error *err);
 
 /*
  * With a file at `path`: brings the pages that it names. Without: machine_begin_working_set(), when
  * the guest goes on, begins to record them to it. NULL: neither.
  */
-int machine_prepare_working_set(struct machine *machine, const char *path, struct error *err);
+int machine_use_working_set(struct machine *machine, const char *path, struct error *err);
 void machine_begin_working_set(struct machine *machine);
 
 /* The last thing: the working set if it is still to be recorded, the handler, memory. */
 void machine_release_memory(struct machine *machine);
 
-/* A machine with nothing open yet, or NULL. */
-struct machine *machine_new(const struct machine_request *request, struct error *err);
-
-/*
- * The steps of machine.c and machine_restore.c, in about this order. `state` is NULL for a machine
- * that boots. machine_assign_slots() returns the root drive, NULL when there is none.
- */
 void machine_mark(struct machine *machine, enum startup_stage stage);
+
 /* Random numbers for the ids of its snapshots, while they can be had: again in every process. */
 int machine_draw_id(struct machine *machine, struct error *err);
-const struct drive_config *machine_assign_slots(struct machine *machine,
-						const struct vm_config *config);
+
+/*
+ * What the second step has in common, whether it boots or restores. machine_take_config() lends
+ * `config` to the machine, says how many drives and interfaces there are and gives each its slot;
+ * it returns the root drive, NULL when there is none.
+ */
+const struct drive_config *machine_take_config(struct machine *machine,
+					       const struct vm_config *config);
 int machine_open_disks(struct machine *machine, const struct vm_config *config, struct error *err);
-int machine_create_vm(struct machine *machine, const struct vm_config *config,
-		      struct state_file *state, struct error *err);
-int machine_add_legacy_devices(struct machine *machine, struct error *err);
 int machine_add_drive(struct machine *machine, unsigned int index, struct error *err);
 int machine_open_console(struct machine *machine, const struct vm_config *config,
 			 struct error *err);
-int machine_watch_vcpus(struct machine *machine, struct error *err);
 
 /* Where the guest finds a virtio device. Drives have the first slots, interfaces those behind. */
 struct boot_virtio_device machine_virtio_slot(unsigned int slot);
@@ -111,7 +108,7 @@ void machine_set_counter(json_t *object, const char *name, uint64_t value);
 void machine_collect_limiter(const struct rate_limiter_metrics *limiter, const char *prefix,
 			     json_t *object);
 
-/* Nothing open yet, for as many as the configuration says. */
+/* Nothing open yet. */
 void machine_init_interfaces(struct machine *machine);
 int machine_open_taps(struct machine *machine, const struct vm_config *config, struct error *err);
 int machine_add_interfaces(struct machine *machine, struct error *err);

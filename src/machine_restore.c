@@ -1,10 +1,9 @@
 /*
- * Restoring a machine: see machine.h.
+ * Restoring a machine that is prepared: see machine.h.
  *
- * The order is that of a start (machine.c): what the user can mend first, then memory, which is
- * mapped and not read, then KVM with its slots before its interrupt controllers, devices, and time
- * as the last thing before the guest, so that as little as possible of it passes unseen. Each
- * module takes its own section and checks what is in it.
+ * The order is that of a boot (machine.c): memory, which is mapped and not read, files, then what
+ * KVM keeps, devices, and time as the last thing before the guest, so that as little as possible of
+ * it passes unseen. Each module takes its own section and checks what is in it.
  */
 #include <string.h>
 
@@ -40,7 +39,7 @@ static int read_identity(struct state_file *state, struct error *err)
 static int map_memory(struct machine *machine, const struct machine_restore_request *restore,
 		      struct error *err)
 {
-	const struct machine_config *config = &machine->request.config->machine;
+	const struct machine_config *config = &machine->shape;
 	struct state_section section;
 	uint64_t size_bytes;
 	int fd, result;
@@ -60,15 +59,14 @@ static int map_memory(struct machine *machine, const struct machine_restore_requ
 		return result;
 	machine->has_snapshot = true;
 	if (restore->uffd)
-		return machine_attach_handler(machine, size_bytes, config->huge_pages,
-					      restore->memory_path, err);
+		return machine_attach_handler(machine, restore->memory_path, err);
 	result =
 		memory_file_open(restore->memory_path, size_bytes, &machine->snapshot_id, &fd, err);
 	if (result < 0)
 		return result;
-	if (memory_create_from_file(&machine->memory, size_bytes, config->huge_pages, fd, err) < 0)
+	if (memory_map_file(&machine->memory, fd, err) < 0)
 		return error_prefix(err, "memory file %s", restore->memory_path);
-	return machine_prepare_working_set(machine, restore->working_set_path, err);
+	return machine_use_working_set(machine, restore->working_set_path, err);
 }
 
 static int restore_vmgenid(struct machine *machine, struct state_file *state, struct error *err)
@@ -85,10 +83,8 @@ static int restore_vmgenid(struct machine *machine, struct state_file *state, st
 
 static int restore_legacy(struct machine *machine, struct state_file *state, struct error *err)
 {
-	int result = machine_add_legacy_devices(machine, err);
+	int result = serial_restore(&machine->serial, state, err);
 
-	if (result == 0)
-		result = serial_restore(&machine->serial, state, err);
 	if (result == 0)
 		result = i8042_restore(&machine->i8042, state, err);
 	return result;
@@ -142,28 +138,27 @@ static int restore_time(struct machine *machine, const struct vm_clock *saved, b
 	return result < 0 ? result : vcpus_restore_time(machine->vcpus, saved, &now, err);
 }
 
-static int build(struct machine *machine, const struct machine_restore_request *restore,
-		 struct error *err)
+int machine_restore(struct machine *machine, const struct vm_config *config,
+		    const struct machine_restore_request *restore, struct error *err)
 {
-	const struct vm_config *config = machine->request.config;
 	struct state_file *state = restore->state;
 	struct vm_clock clock;
 	int result = read_identity(state, err);
 
-	(void)machine_assign_slots(machine, config);
+	(void)machine_take_config(machine, config);
 	if (result == 0)
 		result = map_memory(machine, restore, err);
-	machine_mark(machine, STARTUP_MEMORY);
+	machine_mark(machine, STARTUP_KERNEL);
 	if (result == 0)
 		result = machine_open_disks(machine, config, err);
 	if (result == 0)
 		result = machine_open_taps(machine, config, err);
 	machine_mark(machine, STARTUP_DISKS);
 	if (result == 0)
-		result = machine_create_vm(machine, config, state, err);
+		result = vcpus_restore(machine->vcpus, state, err);
 	if (result == 0)
 		result = vm_restore(&machine->vm, state, &clock, err);
-	machine_mark(machine, STARTUP_VCPUS);
+	machine_mark(machine, STARTUP_STATE);
 	if (result == 0)
 		result = restore_vmgenid(machine, state, err);
 	if (result == 0)
@@ -171,36 +166,14 @@ static int build(struct machine *machine, const struct machine_restore_request *
 	if (result == 0)
 		result = restore_virtio(machine, state, err);
 	if (result == 0)
-		result = machine_watch_vcpus(machine, err);
-	if (result == 0)
 		result = open_console(machine, config, state, err);
 	if (result == 0)
 		result = state_file_check_taken(state, err);
-	machine_mark(machine, STARTUP_DEVICES);
 	if (result == 0)
 		result = vmgenid_announce(&machine->vmgenid, &machine->vm, err);
 	if (result == 0)
 		result = restore_time(machine, &clock, restore->clock_realtime, err);
-	if (result == 0)
-		result = vcpus_start(machine->vcpus, err);
-	machine_mark(machine, STARTUP_THREADS);
+	machine_mark(machine, STARTUP_DEVICES);
+	machine->config = NULL;
 	return result;
-}
-
-int machine_restore(struct machine **out, const struct machine_request *request,
-		    const struct machine_restore_request *restore, struct error *err)
-{
-	struct machine *machine = machine_new(request, err);
-	int result;
-
-	if (!machine)
-		return -ENOMEM;
-	result = build(machine, restore, err);
-	if (result < 0) {
-		machine_destroy(machine);
-		return result;
-	}
-	machine->request.config = NULL; /* it was lent for this call */
-	*out = machine;
-	return 0;
 }

@@ -1,8 +1,8 @@
 /*
  * mayfly: the life of the process, from the command line to the exit code.
  *
- *   options -> log -> signals -> microVM (nothing of KVM yet) -> API socket -> configured start ->
- * loop -> end
+ *   options -> log -> signals -> microVM (nothing of KVM yet) -> API socket -> configured start, or
+ * a prepared machine -> loop -> end
  *
  * The API socket is there before a configured guest starts, so that a socket that cannot be had
  * stops everything before a guest has touched its disks.
@@ -79,13 +79,11 @@ static int configured_start(struct process *process, struct options *options, st
 
 	if (options->command == OPTIONS_RUN) {
 		result = set_words(process->vmm, &options->config, err);
-		startup_mark(process->trace, STARTUP_CONFIG);
 		return result < 0 ? result : vmm_start(process->vmm, err);
 	}
 	if (!options->config_file)
 		return 0;
 	result = set_file(process->vmm, options->config_file, err);
-	startup_mark(process->trace, STARTUP_CONFIG);
 	if (result == 0 && vmm_start(process->vmm, err) < 0)
 		result = error_prefix(err, "configuration file %s", options->config_file);
 	return result;
@@ -139,6 +137,10 @@ static int set_up(struct process *process, struct options *options, struct error
 			signals_set_socket_path(options->api_socket);
 	}
 	startup_mark(process->trace, STARTUP_API);
+	/* Who connects meanwhile waits: a monitor that answers is prepared. */
+	if (result == 0 && options->prepare &&
+	    vmm_prepare(process->vmm, &options->config.machine, err) < 0)
+		result = error_prefix(err, "--prepare");
 	return result;
 }
 

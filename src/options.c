@@ -12,6 +12,7 @@ enum {
 	OPT_API_SOCK = OPTIONS_FIRST_PRIVATE,
 	OPT_NO_API,
 	OPT_CONFIG_FILE,
+	OPT_PREPARE,
 	OPT_BOOT_TIMER,
 	OPT_PAYLOAD,
 	OPT_START_TIME_US,
@@ -27,6 +28,7 @@ static const struct option long_options[] = {
 	{ "api-sock", required_argument, NULL, OPT_API_SOCK },
 	{ "no-api", no_argument, NULL, OPT_NO_API },
 	{ "config-file", required_argument, NULL, OPT_CONFIG_FILE },
+	{ "prepare", required_argument, NULL, OPT_PREPARE },
 	{ "boot-timer", no_argument, NULL, OPT_BOOT_TIMER },
 	{ "http-api-max-payload-size", required_argument, NULL, OPT_PAYLOAD },
 	{ "start-time-us", required_argument, NULL, OPT_START_TIME_US },
@@ -58,6 +60,9 @@ void options_print_help(void)
 	      "The microVM:\n"
 	      "  --config-file PATH   configure and start what this JSON file says\n"
 	      "  --id ID              name of the microVM: letters, digits and hyphens (default anonymous-instance)\n"
+	      "  --prepare KEY=VALUE[,KEY=VALUE...]\n"
+	      "                       make ahead what a start or a load needs for a machine of this shape; the keys are\n"
+	      "                       those of machine-config: vcpu_count=1,mem_size_mib=128\n"
 	      "  --boot-timer         log the time at which the guest says that it is up\n"
 	      "\n"
 	      "Logging:\n"
@@ -147,6 +152,67 @@ int options_check_common(const struct options *options, struct error *err)
 	return 0;
 }
 
+/* "true", 12; what is no such word of JSON is a string. */
+static json_t *parse_value(const char *text)
+{
+	json_t *value = json_loads(text, JSON_DECODE_ANY, NULL);
+
+	if (json_is_boolean(value) || json_is_number(value))
+		return value;
+	json_decref(value);
+	return json_string(text);
+}
+
+static int take_word(struct machine_config *shape, char *word, json_t *seen, struct error *err)
+{
+	char *value = strchr(word, '=');
+	json_t *one = json_object();
+	int result = 0;
+
+	if (!value)
+		result = error_set(
+			err, EINVAL,
+			"--prepare takes KEY=VALUE with commas between, as in vcpu_count=1,mem_size_mib=128, not '%s'.",
+			word);
+	else
+		*value++ = '\0';
+	if (result == 0 && json_object_get(seen, word))
+		result = error_set(err, EINVAL, "--prepare: %s is given twice.", word);
+	if (result == 0) {
+		json_object_set_new(seen, word, json_true());
+		json_object_set_new(one, word, parse_value(value));
+		if (config_parse_object(&config_machine_object, one, true, shape, err) < 0)
+			result = error_prefix(err, "--prepare %s=%s", word, value);
+	}
+	json_decref(one);
+	return result;
+}
+
+/* Keys and values of the machine configuration. */
+static int parse_prepare(struct options *options, const char *text, struct error *err)
+{
+	struct machine_config *shape = &options->config.machine;
+	cleanup_free char *copy = strdup(text);
+	char *rest = copy, *word;
+	json_t *seen;
+	int result = 0;
+
+	if (!copy)
+		return error_set(err, ENOMEM, "out of memory");
+	if (options->prepare)
+		return error_set(err, EINVAL, "--prepare is given twice.");
+	config_seed_json();
+	seen = json_object();
+	config_machine_defaults(shape);
+	while (result == 0 && (word = strsep(&rest, ",")))
+		result = take_word(shape, word, seen, err);
+	json_decref(seen);
+	if (result == 0 && config_machine_check(shape, err) < 0)
+		result = error_prefix(err, "--prepare");
+	options->prepare = true;
+	return result;
+}
+
 static int parse_monitor(struct options *options, int argc, char **argv, struct error *err)
 {
 	bool no_api = false;
@@ -176,6 +242,9 @@ static int parse_monitor(struct options *options, int argc, char **argv, struct 
 			break;
 		case OPT_CONFIG_FILE:
 			options->config_file = optarg;
+			break;
+		case OPT_PREPARE:
+			result = parse_prepare(options, optarg, err);
 			break;
 		case OPT_BOOT_TIMER:
 			options->boot_timer = true;
@@ -227,6 +296,10 @@ static int parse_monitor(struct options *options, int argc, char **argv, struct 
 		return error_set(
 			err, EINVAL,
 			"--no-api needs a microVM to start: add --config-file PATH, or leave --no-api out.");
+	if (options->prepare && options->config_file)
+		return error_set(
+			err, EINVAL,
+			"--prepare is for a monitor that waits for its first request, and --config-file starts at once: leave one out.");
 	if (no_api)
 		options->api_socket = NULL;
 	return options_check_common(options, err);

@@ -42,6 +42,7 @@ struct options {
 	bool boot_timer;
 	uint64_t max_payload_bytes;
 	uint64_t start_time_us;
+	bool prepare;		 /* a machine of the shape config.machine */
 	struct vm_config config; /* of `mayfly run`; owned, config_vm_clear() */
 };
 

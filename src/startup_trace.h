@@ -15,20 +15,24 @@ enum startup_stage {
 	STARTUP_MAIN, /* main() begins: the kernel's exec and the C library's own start are over */
 	STARTUP_OPTIONS, /* the command line is read */
 	STARTUP_API, /* signals, loop, and the API socket, if any, are there: clients can connect */
-	STARTUP_CONFIG,	   /* the microVM is configured: from here on it is vmm_start() */
-	STARTUP_MEMORY,	   /* guest memory is mapped */
-	STARTUP_KERNEL,	   /* kernel, tables and command line are in it */
-	STARTUP_DISKS,	   /* the drives' files are open */
-	STARTUP_VM,	   /* the VM with its memory slots and interrupt controllers */
-	STARTUP_VCPUS,	   /* its vCPUs */
-	STARTUP_DEVICES,   /* devices, wired to KVM */
-	STARTUP_THREADS,   /* the vCPU threads have been asked for */
-	STARTUP_RUN,	   /* vCPU 0's first KVM_RUN begins */
-	STARTUP_EXIT,	   /* and returns: the guest has executed instructions */
-	STARTUP_END,	   /* the main thread sees the guest's end */
-	STARTUP_STOPPED,   /* the vCPU threads are gone */
-	STARTUP_FLUSHED,   /* devices drained, flushed and gone */
-	STARTUP_CLOSED,	   /* the VM's descriptors are closed */
+	STARTUP_CONFIG,	 /* the microVM is configured, and its start or a load is asked for */
+	STARTUP_MEMORY,	 /* from here to THREADS: machine_prepare(), with --prepare before CONFIG.
+			    Guest memory has its address space */
+	STARTUP_VM,	 /* the VM with its memory slots and interrupt controllers */
+	STARTUP_VCPUS,	 /* its vCPUs */
+	STARTUP_THREADS, /* the vCPU threads have been asked for */
+	STARTUP_KERNEL,	 /* kernel, tables and command line are in guest memory; in a load, its file
+			    is */
+	STARTUP_DISKS,	 /* the drives' files are open, and TAPs */
+	STARTUP_STATE,	 /* a load: vCPUs and interrupt controllers are as they were */
+	STARTUP_DEVICES, /* devices, wired to KVM */
+	STARTUP_FILTERS, /* the main thread has its filter; the vCPUs are woken */
+	STARTUP_RUN,	 /* vCPU 0's first KVM_RUN begins */
+	STARTUP_EXIT,	 /* and returns: the guest has executed instructions */
+	STARTUP_END,	 /* the main thread sees the guest's end */
+	STARTUP_STOPPED, /* the vCPU threads are gone */
+	STARTUP_FLUSHED, /* devices drained, flushed and gone */
+	STARTUP_CLOSED,	 /* the VM's descriptors are closed */
 	STARTUP_TORN_DOWN, /* guest memory, API and everything else: what is left is the exit */
 	STARTUP_STAGES
 };

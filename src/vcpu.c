@@ -261,9 +261,7 @@ int vcpus_create(struct vcpus **out, const struct vcpus_config *config, struct e
 	topology.tsc_deadline_timer =
 		ioctl(config->vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0;
 	cpuid_set_machine(cpuid, &topology);
-	if (config->state)
-		result = vcpus_restore(group, cpuid, config->state, err);
-	for (unsigned int i = 0; !config->state && result == 0 && i < group->count; i++)
+	for (unsigned int i = 0; result == 0 && i < group->count; i++)
 		result = vcpu_setup(&group->vcpus[i], cpuid, err);
 	if (result < 0)
 		goto failed;

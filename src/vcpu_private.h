@@ -48,13 +48,6 @@ struct vcpus {
 	struct vcpu vcpus[LAYOUT_MAX_VCPUS];
 };
 
-/* Creates the vCPU in KVM and maps its run area. */
-int vcpu_open(struct vcpu *vcpu, struct error *err);
-
-/* All vCPUs of the group from a state file. `host` is what this host can give. */
-int vcpus_restore(struct vcpus *group, struct cpuid_table *host, struct state_file *file,
-		  struct error *err);
-
 /* False where KVM does not say (Linux before 5.16). */
 bool vcpu_get_tsc_offset(const struct vcpu *vcpu, uint64_t *offset);
 

@@ -56,7 +56,8 @@ static bool is_set_here(uint32_t index)
 /* KVM sets MSRs in order and stops at the first that it cannot set. */
 static int set_msrs(struct vcpu *vcpu, struct vcpu_msrs *msrs, struct error *err)
 {
-	cleanup_free struct vcpu_msrs *batch = malloc(sizeof(*batch));
+	cleanup_free struct vcpu_msrs *batch = malloc(offsetof(struct vcpu_msrs, entries) +
+						      sizeof(*batch->entries) * msrs->head.nmsrs);
 	uint32_t count = 0, done = 0;
 
 	if (!batch)
@@ -93,11 +94,13 @@ static int set_xsave(struct vcpu *vcpu, struct vcpu_state *state, struct error *
 {
 	int size = ioctl(vcpu->group->vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE2);
 
-	/* KVM reads as much as its own area has; what the state leaves out is zero here. */
 	if (size > (int)sizeof(state->xsave))
 		return error_set(err, E2BIG,
 				 "vCPU %u: the host's XSAVE area of %d bytes is larger than %zu",
 				 vcpu->index, size, sizeof(state->xsave));
+	/* KVM reads as much as its own area has: what the state leaves out of it is zero. */
+	if (size > (int)state->xsave_bytes)
+		memset(state->xsave + state->xsave_bytes, 0, (size_t)size - state->xsave_bytes);
 	if (ioctl(vcpu->fd, KVM_SET_XSAVE, state->xsave) < 0)
 		return error_errno(err,
 				   "section " VCPU_STATE_SECTION " %u: KVM refuses the XSAVE area",
@@ -167,33 +170,25 @@ static int set_state(struct vcpu *vcpu, struct vcpu_state *state, struct error *
 }
 
 /*
- * Some hosts cannot hide features: their guests see more than KVM_GET_SUPPORTED_CPUID says. What a
- * guest really sees there is what KVM gives back for a vCPU.
+ * What this host has is what KVM gives back of a vCPU after power-on, which was given all that is
+ * supported. Some hosts cannot hide features: their guests see more than KVM_GET_SUPPORTED_CPUID
+ * says.
  */
-static int read_shown(struct vcpu *vcpu, struct cpuid_table *host, struct error *err)
-{
-	if (ioctl(vcpu->fd, KVM_SET_CPUID2, host) < 0)
-		return error_errno(err, "vCPU %u: KVM refuses the CPUID table", vcpu->index);
-	host->head.nent = CPUID_MAX_ENTRIES;
-	if (ioctl(vcpu->fd, KVM_GET_CPUID2, host) < 0)
-		return error_errno(err, "vCPU %u: KVM does not say its CPUID table", vcpu->index);
-	return 0;
-}
-
 static int set_cpuid(struct vcpu *vcpu, struct vcpu_state *state, struct cpuid_table *host,
 		     struct error *err)
 {
-	int result = cpuid_check_supported(&state->cpuid, host, NULL);
-
-	if (result < 0)
-		result = read_shown(vcpu, host, err);
-	if (result == 0 && cpuid_check_supported(&state->cpuid, host, err) < 0)
-		result = error_prefix(err, "section " VCPU_STATE_SECTION " %u", vcpu->index);
-	if (result == 0 && ioctl(vcpu->fd, KVM_SET_CPUID2, &state->cpuid) < 0)
-		result = error_errno(
-			err, "section " VCPU_STATE_SECTION " %u: KVM refuses the CPUID table",
-			vcpu->index);
-	return result;
+	host->head.nent = CPUID_MAX_ENTRIES;
+	if (ioctl(vcpu->fd, KVM_GET_CPUID2, host) < 0)
+		return error_errno(err, "vCPU %u: KVM does not say its CPUID table", vcpu->index);
+	if (cpuid_check_supported(&state->cpuid, host, err) < 0)
+		return error_prefix(err, "section " VCPU_STATE_SECTION " %u", vcpu->index);
+	/* The same host, as a rule: and the call is a slow one where CPUID is an exit. */
+	if (!cpuid_is_same(&state->cpuid, host) &&
+	    ioctl(vcpu->fd, KVM_SET_CPUID2, &state->cpuid) < 0)
+		return error_errno(err,
+				   "section " VCPU_STATE_SECTION " %u: KVM refuses the CPUID table",
+				   vcpu->index);
+	return 0;
 }
 
 /* What is left for vcpus_restore_time(). */
@@ -208,20 +203,18 @@ static void keep_time(struct vcpu *vcpu, const struct vcpu_state *state)
 	}
 }
 
-int vcpus_restore(struct vcpus *group, struct cpuid_table *host, struct state_file *file,
-		  struct error *err)
+int vcpus_restore(struct vcpus *group, struct state_file *file, struct error *err)
 {
 	cleanup_free struct vcpu_state *state = malloc(sizeof(*state));
+	cleanup_free struct cpuid_table *host = malloc(sizeof(*host));
 	int result = 0;
 
-	if (!state)
+	if (!state || !host)
 		return error_set(err, ENOMEM, "no memory for the state of a vCPU");
 	for (unsigned int i = 0; result == 0 && i < group->count; i++) {
 		struct vcpu *vcpu = &group->vcpus[i];
 
 		result = vcpu_state_read(state, i, file, err);
-		if (result == 0)
-			result = vcpu_open(vcpu, err);
 		if (result == 0)
 			result = set_cpuid(vcpu, state, host, err);
 		if (result == 0) {

@@ -110,7 +110,7 @@ static int set_lints(struct vcpu *vcpu, struct error *err)
 	return 0;
 }
 
-int vcpu_open(struct vcpu *vcpu, struct error *err)
+static int open_vcpu(struct vcpu *vcpu, struct error *err)
 {
 	void *run;
 
@@ -127,7 +127,7 @@ int vcpu_open(struct vcpu *vcpu, struct error *err)
 
 int vcpu_setup(struct vcpu *vcpu, struct cpuid_table *cpuid, struct error *err)
 {
-	int result = vcpu_open(vcpu, err);
+	int result = open_vcpu(vcpu, err);
 
 	if (result < 0)
 		return result;

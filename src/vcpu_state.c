@@ -191,7 +191,7 @@ static void get_msrs(struct state_section *section, struct vcpu_msrs *msrs)
 {
 	msrs->head.nmsrs = get_count(section, "msrs", VCPU_STATE_MAX_MSRS);
 	for (uint32_t i = 0; i < msrs->head.nmsrs; i++) {
-		msrs->entries[i].index = state_get_u32(section);
+		msrs->entries[i] = (struct kvm_msr_entry) { .index = state_get_u32(section) };
 		msrs->entries[i].data = state_get_u64(section);
 	}
 }
@@ -280,7 +280,8 @@ int vcpu_state_read(struct vcpu_state *state, unsigned int index, struct state_f
 	char instance[12];
 	int result;
 
-	memset(state, 0, sizeof(*state));
+	/* Not all of it: the two large arrays are mostly room, and each page of it a fault. */
+	memset(state, 0, offsetof(struct vcpu_state, msrs.entries));
 	name_instance(index, instance, sizeof(instance));
 	result = state_find(file, VCPU_STATE_SECTION, instance, VCPU_STATE_VERSION, &section, err);
 	if (result < 0)

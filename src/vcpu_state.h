@@ -42,6 +42,7 @@ struct vcpu_state {
 	uint64_t tsc_offset;
 	uint64_t tsc; /* the guest's, read when it was saved */
 	uint32_t xsave_bytes;
+	/* The last two are filled as far as there is something. */
 	struct vcpu_msrs msrs;
 	uint8_t xsave[VCPU_STATE_MAX_XSAVE_BYTES];
 };

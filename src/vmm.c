@@ -17,6 +17,7 @@
 #include "mayfly/filters.h"
 #include "mayfly/landlock.h"
 #include "mayfly/tap.h"
+#include "startup_trace.h"
 
 #define DEFAULT_ID "anonymous-instance"
 
@@ -502,7 +503,8 @@ static void start_metrics(struct vmm *vmm)
 		log_error(vmm->log, "metrics: %s", err.message);
 }
 
-void vmm_enter_landlock(struct vmm *vmm)
+/* Before there are other threads: they inherit it. */
+static void enter_landlock(struct vmm *vmm)
 {
 	struct error err = { 0 };
 
@@ -515,18 +517,65 @@ void vmm_enter_landlock(struct vmm *vmm)
 		log_warn(vmm->log, "%s", err.message);
 }
 
+static int make_machine(struct vmm *vmm, const struct machine_config *shape, struct error *err)
+{
+	struct machine_request request = {
+		.options = &vmm->options,
+		.loop = vmm->loop,
+		.log = vmm->log,
+		.on_end = on_end,
+		.context = vmm,
+	};
+
+	enter_landlock(vmm);
+	return machine_prepare(&vmm->machine, &request, shape, err);
+}
+
+int vmm_prepare(struct vmm *vmm, const struct machine_config *shape, struct error *err)
+{
+	int result = config_machine_check(shape, err);
+
+	if (result == 0)
+		result = check_host_memory(shape, err);
+	if (result == 0)
+		result = make_machine(vmm, shape, err);
+	if (result < 0)
+		return result;
+	vmm->prepares = true;
+	log_info(vmm->log, "a machine is prepared; vCPUs: %llu, memory: %llu MiB",
+		 (unsigned long long)shape->vcpu_count, (unsigned long long)shape->mem_size_mib);
+	return 0;
+}
+
+void vmm_drop_machine(struct vmm *vmm)
+{
+	machine_destroy(vmm->machine);
+	vmm->machine = NULL;
+}
+
+int vmm_take_machine(struct vmm *vmm, struct error *err)
+{
+	const struct machine_config *shape = &vmm->config.machine;
+
+	if (vmm->machine && machine_has_shape(vmm->machine, shape))
+		return 0;
+	if (vmm->machine) {
+		json_t *json = config_format_object(&config_machine_object, shape);
+		cleanup_free char *wanted = json ? json_dumps(json, JSON_COMPACT) : NULL;
+
+		json_decref(json);
+		log_warn(vmm->log, "the prepared machine is made anew, since another is wanted: %s",
+			 wanted ? wanted : "");
+		vmm_drop_machine(vmm);
+	}
+	return make_machine(vmm, shape, err);
+}
+
 int vmm_enter_filters(struct vmm *vmm, struct error *err)
 {
-	int result;
-
 	start_metrics(vmm);
 	/* From here on this thread makes no call but those that a running guest needs. */
-	result = filters_enter(vmm->options.filters, FILTERS_VMM, err);
-	if (result < 0) {
-		machine_destroy(vmm->machine);
-		vmm->machine = NULL;
-	}
-	return result;
+	return filters_enter(vmm->options.filters, FILTERS_VMM, err);
 }
 
 void vmm_begin_metrics(struct vmm *vmm)
@@ -537,34 +586,25 @@ void vmm_begin_metrics(struct vmm *vmm)
 		log_error(vmm->log, "metrics: %s", err.message);
 }
 
-struct machine_request vmm_machine_request(struct vmm *vmm)
-{
-	return (struct machine_request) {
-		.config = &vmm->config,
-		.options = &vmm->options,
-		.loop = vmm->loop,
-		.log = vmm->log,
-		.on_end = on_end,
-		.context = vmm,
-	};
-}
-
 int vmm_start(struct vmm *vmm, struct error *err)
 {
-	struct machine_request request = vmm_machine_request(vmm);
 	int result = vmm_need_not_started(vmm, err);
 
 	if (result < 0)
 		return result;
 	if (!vmm->config.has_boot_source)
 		return error_set(err, EINVAL, "Cannot start microvm without kernel configuration.");
-	vmm_enter_landlock(vmm);
-	result = machine_create(&vmm->machine, &request, err);
-	if (result < 0)
+	startup_mark(vmm->options.startup_trace, STARTUP_CONFIG);
+	result = vmm_take_machine(vmm, err);
+	if (result == 0)
+		result = machine_boot(vmm->machine, &vmm->config, err);
+	if (result == 0)
+		result = vmm_enter_filters(vmm, err);
+	if (result < 0) {
+		vmm_drop_machine(vmm);
 		return result;
-	result = vmm_enter_filters(vmm, err);
-	if (result < 0)
-		return result;
+	}
+	startup_mark(vmm->options.startup_trace, STARTUP_FILTERS);
 	machine_resume(vmm->machine);
 	vmm->state = VMM_RUNNING;
 	log_info(

@@ -14,7 +14,8 @@ struct vmm {
 	enum vmm_state state;
 	struct vm_config config;
 	bool machine_configured; /* by somebody; else `config.machine` holds the defaults */
-	struct machine *machine; /* from the start on */
+	struct machine *machine; /* from the start on; before it only when it was prepared */
+	bool prepares;		 /* this process waits with a prepared machine (vmm_prepare()) */
 	struct metrics metrics;
 	bool landlocked;
 };
@@ -23,18 +24,16 @@ struct vmm {
 int vmm_need_not_started(const struct vmm *vmm, struct error *err);
 int vmm_need_started(const struct vmm *vmm, struct error *err);
 
-/* What a machine of this microVM's configuration is made from. */
-struct machine_request vmm_machine_request(struct vmm *vmm);
-
 /*
- * The last step of a start before the guest: the timer of the metrics, then this thread's filter of
- * system calls. When that cannot be had, the machine is gone.
+ * The machine that `config.machine` describes, prepared: the one that waits, or, when there is none
+ * or it has another shape, a new one.
  */
-int vmm_enter_filters(struct vmm *vmm, struct error *err);
+int vmm_take_machine(struct vmm *vmm, struct error *err);
+void vmm_drop_machine(struct vmm *vmm);
 
-/* Restricts the process by Landlock, where the kernel has it. Before there are other threads: they
- * inherit it. */
-void vmm_enter_landlock(struct vmm *vmm);
+/* The last step of a start before the guest: the timer of the metrics, then this thread's filter of
+ * system calls. */
+int vmm_enter_filters(struct vmm *vmm, struct error *err);
 
 /* The first metrics of a guest, if they were asked for. */
 void vmm_begin_metrics(struct vmm *vmm);

@@ -5,6 +5,7 @@
  */
 #include <string.h>
 
+#include "startup_trace.h"
 #include "vmm_private.h"
 
 int vmm_create_snapshot(struct vmm *vmm, const struct snapshot_create_config *config,
@@ -181,7 +182,6 @@ static int take_config(struct vmm *vmm, const struct vm_config *config, struct e
 static int load(struct vmm *vmm, const struct snapshot_load_config *load_config,
 		const struct machine_restore_request *wanted, struct error *err)
 {
-	struct machine_request request = vmm_machine_request(vmm);
 	struct machine_restore_request restore = *wanted;
 	struct vm_config config = { 0 };
 	struct state_file state;
@@ -196,12 +196,53 @@ static int load(struct vmm *vmm, const struct snapshot_load_config *load_config,
 		result = take_config(vmm, &config, err);
 	config_vm_clear(&config);
 	restore.state = &state;
+	if (result == 0)
+		result = vmm_take_machine(vmm, err);
+	/* What is refused up to here has not touched a machine that waits. */
 	if (result == 0) {
-		vmm_enter_landlock(vmm);
-		result = machine_restore(&vmm->machine, &request, &restore, err);
+		result = machine_restore(vmm->machine, &vmm->config, &restore, err);
+		if (result == 0)
+			result = vmm_enter_filters(vmm, err);
+		if (result < 0)
+			vmm_drop_machine(vmm);
 	}
 	state_file_close(&state);
 	return result;
+}
+
+/* What a load that failed has configured: as if nobody had asked. */
+static void forget_config(struct vmm *vmm, bool had_serial)
+{
+	struct vm_config *config = &vmm->config;
+
+	config_clear(&config_boot_source_object, &config->boot_source);
+	config_clear(&config_machine_object, &config->machine);
+	for (unsigned int i = 0; i < config->drive_count; i++)
+		config_clear(&config_drive_object, &config->drives[i]);
+	for (unsigned int i = 0; i < config->interface_count; i++)
+		config_clear(&config_network_interface_object, &config->interfaces[i]);
+	if (!had_serial)
+		config_clear(&config_serial_object, &config->serial);
+	config->has_boot_source = false;
+	config->has_serial = had_serial;
+	config->drive_count = config->interface_count = 0;
+	config_machine_defaults(&config->machine);
+	vmm->machine_configured = false;
+}
+
+/*
+ * Clients of this API count on the end of a process whose load has failed. One that was told to
+ * wait with a prepared machine is there for the next request, too.
+ */
+static void on_failed_load(struct vmm *vmm, bool had_serial, const struct error *err)
+{
+	if (vmm->prepares) {
+		log_error(vmm->log, "%s", err->message);
+		forget_config(vmm, had_serial);
+		return;
+	}
+	log_error(vmm->log, "%s; the machine is half made, this process ends", err->message);
+	loop_stop(vmm->loop, VMM_EXIT_BAD_CONFIG);
 }
 
 int vmm_load_snapshot(struct vmm *vmm, const struct snapshot_load_config *config, struct error *err)
@@ -214,6 +255,7 @@ int vmm_load_snapshot(struct vmm *vmm, const struct snapshot_load_config *config
 		.clock_realtime = config->clock_realtime,
 	};
 	uint64_t start_ns = clock_ns(CLOCK_MONOTONIC);
+	bool had_serial = vmm->config.has_serial;
 	int result = vmm_need_not_started(vmm, err);
 
 	if (result == 0)
@@ -224,16 +266,14 @@ int vmm_load_snapshot(struct vmm *vmm, const struct snapshot_load_config *config
 		result = check_twice(config, err);
 	if (result < 0)
 		return result;
+	startup_mark(vmm->options.startup_trace, STARTUP_CONFIG);
 	result = load(vmm, config, &restore, err);
-	if (result == 0)
-		result = vmm_enter_filters(vmm, err);
 	if (result < 0) {
 		result = error_prefix(err, "Cannot load the snapshot %s", config->snapshot_path);
-		log_error(vmm->log, "%s; the machine is half made, this process ends",
-			  err->message);
-		loop_stop(vmm->loop, VMM_EXIT_BAD_CONFIG);
+		on_failed_load(vmm, had_serial, err);
 		return result;
 	}
+	startup_mark(vmm->options.startup_trace, STARTUP_FILTERS);
 	if (config->resume_vm)
 		machine_resume(vmm->machine);
 	vmm->state = config->resume_vm ? VMM_RUNNING : VMM_PAUSED;

@@ -39,6 +39,12 @@ void cpuid_set_vcpu(struct cpuid_table *table, unsigned int index);
 struct kvm_cpuid_entry2 *cpuid_find(struct cpuid_table *table, uint32_t leaf, uint32_t subleaf);
 
 /*
+ * Whether a guest sees the same by both. What KVM itself keeps up with the guest's registers
+ * (OSXSAVE, the size of the XSAVE area and the like) does not count.
+ */
+bool cpuid_is_same(const struct cpuid_table *one, const struct cpuid_table *other);
+
+/*
  * Whether `host` (cpuid_get_supported(), cpuid_set_machine()) can run a guest that was shown
  * `guest`. -ENOTSUP names what it lacks: another vendor's processor, a feature, wider addresses.
  */

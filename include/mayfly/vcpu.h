@@ -32,14 +32,9 @@ struct vcpus_config {
 	uint64_t start_time_us; /* CLOCK_MONOTONIC when the machine was asked for; 0: unknown */
 	struct startup_trace *startup_trace; /* borrowed; NULL: nobody wants it */
 	const struct filters *filters;	     /* of system calls; borrowed; NULL: none */
-	struct state_file *state; /* borrowed for the call; NULL: vCPUs as after power-on */
 };
 
-/*
- * Makes the vCPUs with their CPUID, MSRs and local APICs; or, from `config->state`, as vcpus_save()
- * found them, but for their time. A processor feature which the guest was shown and this host lacks
- * is -ENOTSUP, by name.
- */
+/* Makes the vCPUs as after power-on, with their CPUID, MSRs and local APICs. */
 int vcpus_create(struct vcpus **vcpus, const struct vcpus_config *config, struct error *err);
 
 /* Puts the boot vCPU where the kernel starts. */
@@ -49,6 +44,12 @@ int vcpus_set_entry(struct vcpus *vcpus, const struct boot_entry *entry, struct 
 int vcpus_save(struct vcpus *vcpus, struct state_writer *writer, struct error *err);
 
 /*
+ * Puts vCPUs that have never run into the state that vcpus_save() found, but for their time. A
+ * processor feature which the guest was shown and this host lacks is -ENOTSUP, by name.
+ */
+int vcpus_restore(struct vcpus *vcpus, struct state_file *file, struct error *err);
+
+/*
  * Makes the time of restored vCPUs go on from `saved`, which the VM's clock, as it is `now`, has
  * been set to or beyond.
  */
@@ -56,10 +57,10 @@ int vcpus_restore_time(struct vcpus *vcpus, const struct vm_clock *saved,
 		       const struct vm_clock *now, struct error *err);
 
 /*
- * Starts the threads, each with its system-call filter. They are paused: the guest's first
- * instruction waits for vcpus_resume(). After a failure some may be there: vcpus_destroy() ends
- * them. A thread that cannot be filtered ends the group as VCPUS_FAILED, and never enters the
- * guest.
+ * Starts the threads, each with its system-call filter. They sleep: the guest's first instruction
+ * waits for vcpus_resume(), and what the vCPUs are to be may still be set until then. After a
+ * failure some may be there: vcpus_destroy() ends them. A thread that cannot be filtered ends the
+ * group as VCPUS_FAILED, and never enters the guest.
  */
 int vcpus_start(struct vcpus *vcpus, struct error *err);
 

@@ -93,6 +93,13 @@ int vmm_patch_network_interface(struct vmm *vmm, const char *iface_id,
 				const struct network_interface_update_config *update,
 				struct error *err);
 
+/*
+ * Makes ahead, before anything is configured, what a start or a load needs that depends on the
+ * machine's shape alone: KVM's objects, the vCPUs' threads. It configures nothing; a start or load
+ * of another shape makes them anew. Before the first of either.
+ */
+int vmm_prepare(struct vmm *vmm, const struct machine_config *shape, struct error *err);
+
 int vmm_start(struct vmm *vmm, struct error *err);
 int vmm_pause(struct vmm *vmm, struct error *err);
 int vmm_resume(struct vmm *vmm, struct error *err);
@@ -106,8 +113,9 @@ int vmm_create_snapshot(struct vmm *vmm, const struct snapshot_create_config *co
 
 /*
  * Makes the microVM that a snapshot holds, paused or running. Refused once it runs or anything of a
- * boot is configured. A load that fails otherwise ends the process, since the machine is half made:
- * the loop stops with VMM_EXIT_BAD_CONFIG once the client has its answer.
+ * boot is configured. A load that fails otherwise ends the process: the loop stops with
+ * VMM_EXIT_BAD_CONFIG once the client has its answer. Not one which vmm_prepare() was called in: it
+ * is then as before the load, but for a machine that was touched.
  */
 int vmm_load_snapshot(struct vmm *vmm, const struct snapshot_load_config *config,
 		      struct error *err);

@@ -27,7 +27,7 @@ class TestHelp:
     def test_help_names_every_option_of_the_contract_that_is_there(self, workshop, arguments):
         result = workshop.run(*arguments)
         assert result.returncode == 0 and result.stderr == ""
-        for option in ("--api-sock", "--id", "--config-file", "--no-api", "--log-path", "--level", "--module",
+        for option in ("--api-sock", "--id", "--config-file", "--prepare", "--no-api", "--log-path", "--level", "--module",
                        "--show-level", "--show-log-origin", "--metrics-path", "--boot-timer",
                        "--http-api-max-payload-size", "--seccomp-filter", "--no-seccomp", "--start-time-us",
                        "--start-time-cpu-us", "--parent-cpu-time-us", "--version", "mayfly run --kernel"):
@@ -66,6 +66,9 @@ class TestWrongUse:
         (["--http-api-max-payload-size", "-1"], ["--http-api-max-payload-size", "'-1'"]),
         (["--http-api-max-payload-size", "many"], ["'many'"]),
         (["--http-api-max-payload-size", "99999999999999999999999"], ["--http-api-max-payload-size"]),
+        (["--prepare", "vcpu_count=33"], ["--prepare vcpu_count=33", "vCPU number is invalid"]),
+        (["--prepare", "mem_size_mb=128"], ["--prepare mem_size_mb=128", "unknown field `mem_size_mb`"]),
+        (["--prepare", "vcpu_count=1", "--config-file", "x"], ["--prepare is for a monitor that waits", "leave one out"]),
         (["--start-time-us", "soon"], ["--start-time-us", "'soon'"]),
         (["--metadata", "x"], ["--metadata is not supported"]),
         (["--seccomp-filter", "x", "--no-seccomp"], ["--no-seccomp and --seccomp-filter contradict each other"]),

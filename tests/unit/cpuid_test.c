@@ -165,3 +165,44 @@ Test(cpuid, a_full_table_is_not_overrun)
 	cpuid_set_vcpu(table, 1);
 	cr_assert_leq(table->head.nent, CPUID_MAX_ENTRIES);
 }
+
+Test(cpuid, what_follows_the_guests_registers_makes_no_difference)
+{
+	struct cpuid_table one = *machine(VENDOR_INTEL, 2, false), other;
+
+	add(&one, 7, 0, true, 0, 1, 0, 0);
+	add(&one, 0xd, 0, true, 7, 576, 2688, 0);
+	add(&one, 0xd, 1, true, 0xf, 832, 0, 0);
+	other = one;
+	cr_assert(cpuid_is_same(&one, &other));
+	cpuid_find(&other, 1, 0)->ecx ^= 1u << 27 | 1u << 3; /* OSXSAVE, MONITOR */
+	cpuid_find(&other, 1, 0)->edx ^= 1u << 9;	     /* the APIC */
+	cpuid_find(&other, 7, 0)->ecx ^= 1u << 4;	     /* OSPKE */
+	cpuid_find(&other, 0xd, 0)->ebx = 2688;
+	cpuid_find(&other, 0xd, 1)->ebx = 2696;
+	cpuid_find(&other, 0x80000001, 0)->edx ^= 1u << 9;
+	cr_assert(cpuid_is_same(&one, &other));
+}
+
+Test(cpuid, every_other_bit_makes_a_difference)
+{
+	struct cpuid_table one = *machine(VENDOR_INTEL, 2, false), other = one;
+
+	other.head.nent--;
+	cr_assert_not(cpuid_is_same(&one, &other));
+	for (uint32_t i = 0; i < one.head.nent; i++) {
+		const size_t fields[] = { offsetof(struct kvm_cpuid_entry2, function),
+					  offsetof(struct kvm_cpuid_entry2, index),
+					  offsetof(struct kvm_cpuid_entry2, flags),
+					  offsetof(struct kvm_cpuid_entry2, eax),
+					  offsetof(struct kvm_cpuid_entry2, ebx),
+					  offsetof(struct kvm_cpuid_entry2, ecx),
+					  offsetof(struct kvm_cpuid_entry2, edx) };
+
+		for (size_t n = 0; n < ARRAY_SIZE(fields); n++) {
+			other = one;
+			*(uint32_t *)(void *)((char *)&other.entries[i] + fields[n]) ^= 1u << 11;
+			cr_assert_not(cpuid_is_same(&one, &other), "entry %u, word %zu", i, n);
+		}
+	}
+}

@@ -1,4 +1,5 @@
 #include <criterion/criterion.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "src/options.h"
@@ -119,7 +120,8 @@ Test(options, filters_come_from_a_file_or_are_left_out_not_both)
 	cr_assert_null(options.seccomp_filter);
 	config_vm_clear(&options.config);
 	cr_assert(strstr(bad("mayfly --seccomp-filter /f --no-seccomp"), "contradict"));
-	cr_assert(strstr(bad("mayfly run --kernel k --no-seccomp --seccomp-filter /f"), "contradict"));
+	cr_assert(strstr(bad("mayfly run --kernel k --no-seccomp --seccomp-filter /f"),
+			 "contradict"));
 }
 
 Test(options, what_this_version_lacks_is_refused_by_name)
@@ -193,8 +195,8 @@ Test(options, the_first_drive_is_the_root_unless_something_else_is)
 
 Test(options, run_takes_network_interfaces)
 {
-	struct options options =
-		good("mayfly run --kernel k --tap tap0 --tap t1,mac=06:00:ac:10:00:02,mtu=9000 --tap t2,mtu=1400");
+	struct options options = good(
+		"mayfly run --kernel k --tap tap0 --tap t1,mac=06:00:ac:10:00:02,mtu=9000 --tap t2,mtu=1400");
 	struct network_interface_config *interfaces = options.config.interfaces;
 
 	cr_assert_eq(options.config.interface_count, 3);
@@ -208,8 +210,10 @@ Test(options, run_takes_network_interfaces)
 	cr_assert_eq(interfaces[1].mtu, 9000);
 	cr_assert_eq(interfaces[2].mtu, 1400);
 	config_vm_clear(&options.config);
-	cr_assert(strstr(bad("mayfly run --kernel k --tap ,mtu=1400"), "--tap needs the name of a TAP"));
-	cr_assert(strstr(bad("mayfly run --kernel k --tap t,mtu=67"), "from 68 to 65535, not '67'"));
+	cr_assert(strstr(bad("mayfly run --kernel k --tap ,mtu=1400"),
+			 "--tap needs the name of a TAP"));
+	cr_assert(
+		strstr(bad("mayfly run --kernel k --tap t,mtu=67"), "from 68 to 65535, not '67'"));
 	cr_assert(strstr(bad("mayfly run --kernel k --tap t,speed=1"), "not 'speed=1'"));
 	cr_assert(strstr(bad("mayfly run --kernel k --tap t,mac=a,mac=b"), "one mac="));
 }
@@ -227,9 +231,8 @@ Test(options, memory_sizes)
 	static const struct {
 		const char *text;
 		uint64_t mib;
-	} sizes[] = {
-		{ "256", 256 }, { "256M", 256 }, { "256MiB", 256 }, { "3G", 3072 }, { "1GiB", 1024 }, { "4M", 4 }
-	};
+	} sizes[] = { { "256", 256 }, { "256M", 256 },	{ "256MiB", 256 },
+		      { "3G", 3072 }, { "1GiB", 1024 }, { "4M", 4 } };
 	char words[64];
 
 	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
@@ -268,4 +271,55 @@ Test(options, more_drives_than_slots_are_refused)
 	for (int i = 0; i < CONFIG_MAX_DRIVES + 1; i++)
 		strcat(words, i < 13 ? " --drive=a" : " --drive=b");
 	cr_assert(strstr(bad(words), "at most"));
+}
+
+Test(options, a_machine_to_prepare_has_the_keys_of_the_machine_configuration)
+{
+	struct options options = good("mayfly --prepare vcpu_count=4,mem_size_mib=256,smt=true");
+
+	cr_assert(options.prepare);
+	cr_assert_eq(options.config.machine.vcpu_count, 4);
+	cr_assert_eq(options.config.machine.mem_size_mib, 256);
+	cr_assert(options.config.machine.smt);
+	cr_assert_not(options.config.machine.track_dirty_pages);
+	options = good("mayfly --prepare huge_pages=2M,track_dirty_pages=true");
+	cr_assert_eq(options.config.machine.vcpu_count, 1);
+	cr_assert_eq(options.config.machine.mem_size_mib, 128);
+	cr_assert_eq(options.config.machine.huge_pages, HUGE_PAGES_2M);
+	cr_assert(options.config.machine.track_dirty_pages);
+	cr_assert_not(good("mayfly").prepare);
+}
+
+Test(options, what_cannot_be_prepared_is_refused_by_its_key)
+{
+	static const struct {
+		const char *words, *message;
+	} cases[] = {
+		{ "vcpu_count=0", "--prepare vcpu_count=0: The vCPU number is invalid!" },
+		{ "vcpu_count=33", "--prepare vcpu_count=33: The vCPU number is invalid!" },
+		{ "vcpu_count=-1", "--prepare vcpu_count=-1: " },
+		{ "vcpu_count=two", "vcpu_count" },
+		{ "vcpu_count=1.5", "vcpu_count" },
+		{ "vcpu_count=[1]", "vcpu_count" },
+		{ "vcpu_count=", "vcpu_count" },
+		{ "vcpu_count=null", "vcpu_count" },
+		{ "mem_size_mib=0", "--prepare mem_size_mib=0: The memory size" },
+		{ "mem_size_mib=99999999999999999999", "mem_size_mib" },
+		{ "mem_size_mib=33,huge_pages=2M", "--prepare: The memory size" },
+		{ "huge_pages=1G", "--prepare huge_pages=1G: " },
+		{ "smt=yes", "--prepare smt=yes: " },
+		{ "vcpus=1", "unknown field `vcpus`" },
+		{ "vcpu_count=1,vcpu_count=2", "--prepare: vcpu_count is given twice." },
+		{ "vcpu_count", "KEY=VALUE" },
+		{ "vcpu_count=1,", "KEY=VALUE" },
+		{ "vcpu_count=1 --prepare vcpu_count=1", "--prepare is given twice." },
+		{ "vcpu_count=1 --config-file x", "--config-file starts at once" },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		char words[128];
+
+		snprintf(words, sizeof(words), "mayfly --prepare %s", cases[i].words);
+		cr_assert(strstr(bad(words), cases[i].message), "%s: %s", words, bad(words));
+	}
 }
