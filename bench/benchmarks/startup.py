@@ -19,7 +19,8 @@ SUMMARY = "exec to first KVM_RUN, by stage, against the sum of the KVM calls; ex
 HOSTS = ("native", "emulated")
 GOAL_NS = 1_000_000
 # What lies behind the first KVM_RUN is the guest's, and the way out.
-BEFORE_RUN = ("main", "options", "api", "config", "memory", "kernel", "disks", "vm", "vcpus", "devices", "threads", "run")
+BEFORE_RUN = ("main", "options", "api", "config", "memory", "vm", "vcpus", "threads", "kernel", "disks", "state", "devices", "filters",
+               "run")
 ANSWER_SECONDS = 30
 
 
@@ -33,14 +34,11 @@ def read_trace(path):
 
 
 def stages(trace, start_ns):
-    """Time spent before each stage since the one before it, in the order of the trace.
-
-    The vCPU's thread begins while the main thread still starts it: whichever of the two marks came later counts from
-    the earlier one."""
+    """Time spent before each stage since the one before it. With --prepare their order is another than without."""
     spent, before = {}, start_ns
-    for stage, at_ns in trace.items():
-        spent[stage] = max(0, at_ns - before)
-        before = max(before, at_ns)
+    for stage, at_ns in sorted(trace.items(), key=lambda item: item[1]):
+        spent[stage] = at_ns - before
+        before = at_ns
     return spent
 
 

@@ -283,12 +283,10 @@ class TestRuns:
         saved = read_json(tmp_path, "startup")
         series = {(one["measure"], one["contender"]): {s["round"]: s["value"] for s in one["samples"]}
                   for one in saved["series"]}
-        stages = ("main", "options", "api", "config", "memory", "kernel", "disks", "vm", "vcpus", "devices", "threads",
-                  "run")
+        stages = ("main", "options", "api", "config", "memory", "vm", "vcpus", "threads", "kernel", "disks", "devices",
+                  "filters", "run")
         for number, whole in series["first-run", "mayfly, file"].items():
-            parts = sum(series["stage", stage][number] for stage in stages)
-            # The last two are marked by two threads: the later of them ends the sum.
-            assert whole <= parts <= whole + series["stage", "threads"][number]
+            assert sum(series["stage", stage][number] for stage in stages) == whole
 
     def test_many_guests_and_their_memory(self, kvm, program, tmp_path):
         done = run_bench(program, tmp_path, "density", "--limit", "12", "--quick")
