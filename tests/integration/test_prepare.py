@@ -104,6 +104,16 @@ class TestBoot:
         configure(workshop, monitor)
         start(monitor).wait_ready()
 
+    def test_log_metrics_and_serial_port_may_be_named_afterwards(self, workshop):
+        monitor = prepared(workshop)
+        for path, field in (("/logger", "log_path"), ("/metrics", "metrics_path"), ("/serial", "serial_out_path")):
+            monitor.api.put(path, {field: str(workshop.path(field))})
+        configure(workshop, monitor)
+        start(monitor)
+        wait_until(lambda: b"guest: ready" in workshop.path("serial_out_path").read_bytes(), small.SECONDS, "the console")
+        assert "the microVM runs" in workshop.path("log_path").read_text()
+        assert workshop.path("metrics_path").read_text().startswith("{")
+
     def test_pause_snapshot_and_load_elsewhere(self, workshop):
         monitor = prepared(workshop, SHAPE + ",track_dirty_pages=true")
         configure(workshop, monitor, track_dirty_pages=True)
