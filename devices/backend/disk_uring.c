@@ -6,6 +6,12 @@
  * queue, so neither runs over. What the kernel will not take, for want of memory say, is done by
  * plain system calls instead: a request is never lost.
  *
+ * What the page cache serves is finished when that call returns, and needs no eventfd to say so: as
+ * long as batches end like that, the eventfd is off during the call (a flag in the ring's memory),
+ * and completions are looked for behind it. Should one come later after all, it may have missed the
+ * moment at which the eventfd was on again: then the engine looks once more in a turn of its own,
+ * and the next batch goes with the eventfd.
+ *
  * The completion eventfd is the plain one. The other kind (io_uring_register_eventfd_async) is
  * silent for whatever completes in the context of the submitting thread, which includes reads that
  * waited for the page cache.
@@ -257,14 +263,18 @@ static void run_queued_plainly(struct disk *disk, unsigned int from)
 	}
 }
 
-static void commit(struct disk *disk)
+/* Refused only when its count is full, and then it is readable already. */
+static void wake_loop(const struct disk *disk)
+{
+	(void)!eventfd_write(disk->completion_fd, 1);
+}
+
+/* Gives the kernel all that is queued. */
+static void start_batch(struct disk *disk)
 {
 	struct disk_uring *uring = disk->uring;
 	unsigned int taken = 0;
 
-	/* Nothing is looked at that is another's. */
-	if (!uring->queued_count && !disk->unfinished)
-		return;
 	while (taken < uring->queued_count) {
 		int result = io_uring_submit(&uring->ring);
 		unsigned int stale;
@@ -279,16 +289,12 @@ static void commit(struct disk *disk)
 		uring->stale -= stale; /* they stood in front */
 		taken += (unsigned int)result - stale;
 	}
+	uring->out += taken;
 	uring->queued_count = 0;
-	/* Refused only when its count is full, and then it is readable already. */
-	if (disk->unfinished)
-		(void)!eventfd_write(disk->completion_fd, 1);
 }
 
 static void complete(struct disk *disk, struct disk_request *request, int result)
 {
-	if (!request)
-		return;
 	/* EAGAIN: the kernel could not hand the request to a thread that may wait. This one may. */
 	if (result == -EINTR || result == -EAGAIN)
 		disk_run_plainly(disk, request);
@@ -298,26 +304,71 @@ static void complete(struct disk *disk, struct disk_request *request, int result
 		submit(disk, request);
 }
 
+/* Takes what the kernel is done with. What has more steps is queued for the next. */
+static void reap(struct disk *disk)
+{
+	struct disk_uring *uring = disk->uring;
+	struct io_uring_cqe *cqe;
+
+	while (io_uring_peek_cqe(&uring->ring, &cqe) == 0) {
+		struct disk_request *request = io_uring_cqe_get_data(cqe);
+		int result = cqe->res;
+
+		io_uring_cqe_seen(&uring->ring, cqe);
+		if (!request)
+			continue;
+		uring->out--;
+		complete(disk, request, result);
+	}
+}
+
+/*
+ * The barrier: the eventfd is on before the last look for completions. The kernel shows a
+ * completion before it looks whether the eventfd is on.
+ */
+static void run_batch(struct disk *disk)
+{
+	struct disk_uring *uring = disk->uring;
+	bool silent = uring->at_once && io_uring_cq_eventfd_toggle(&uring->ring, false) == 0;
+
+	start_batch(disk);
+	if (silent) {
+		(void)io_uring_cq_eventfd_toggle(&uring->ring, true);
+		__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	}
+	reap(disk);
+	uring->at_once = uring->out == 0;
+	if (silent && !uring->at_once)
+		wake_loop(disk);
+}
+
+/* One step of each request; the next ones are for collect(), which the loop gets to in its turn. */
+static void commit(struct disk *disk)
+{
+	/* Nothing is looked at that is another's. */
+	if (disk->uring->queued_count)
+		run_batch(disk);
+	if (disk->uring->queued_count || disk->unfinished)
+		wake_loop(disk);
+}
+
 static void collect(struct disk *disk, bool wait)
 {
-	struct io_uring *ring = &disk->uring->ring;
+	struct disk_uring *uring = disk->uring;
 	struct disk_request *aside = disk_take_aside(disk);
 	struct io_uring_cqe *cqe;
 
-	if (wait && !aside && io_uring_wait_cqe(ring, &cqe) < 0)
+	if (wait && !aside && !uring->queued_count && io_uring_wait_cqe(&uring->ring, &cqe) < 0)
 		return;
 	if (aside && disk->abandoning)
 		disk_cancel(disk, aside);
 	else if (aside)
 		do_one_step(disk, aside);
-	while (io_uring_peek_cqe(ring, &cqe) == 0) {
-		struct disk_request *request = io_uring_cqe_get_data(cqe);
-		int result = cqe->res;
-
-		io_uring_cqe_seen(ring, cqe);
-		complete(disk, request, result);
-	}
-	commit(disk);
+	reap(disk);
+	if (uring->queued_count)
+		start_batch(disk);
+	if (disk->unfinished)
+		wake_loop(disk);
 }
 
 const struct disk_engine disk_engine_uring = {

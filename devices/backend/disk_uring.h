@@ -15,6 +15,8 @@ struct disk_uring {
 	unsigned int users; /* disks: two while one takes the other's place */
 	unsigned int stale; /* entries of the submission queue that became nothing, see
 			       run_queued_plainly() */
+	unsigned int out;   /* requests that the kernel has */
+	bool at_once;	    /* the last batch was finished when the call that started it returned */
 	unsigned int queued_count;
 	struct io_uring_sqe *queued[]; /* not yet taken by the kernel, in order */
 };

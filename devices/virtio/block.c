@@ -220,11 +220,8 @@ static void handle_completion(struct loop_source *source, uint32_t events)
 {
 	struct block_completion *completion = container_of(source, struct block_completion, source);
 	struct virtio_block *block = completion->block;
-	eventfd_t completions;
 
 	(void)events;
-	if (eventfd_read(source->fd, &completions) < 0)
-		return;
 	virtio_mmio_lock(&block->mmio);
 	collect(block);
 	virtio_mmio_publish(&block->mmio, 0);
@@ -302,8 +299,9 @@ static int watch_completions(struct virtio_block *block, unsigned int index,
 	struct block_completion *completion = &block->completions[index];
 
 	completion->block = block;
-	if (loop_add(block->mmio.loop, &completion->source, disk_completion_fd(disk), EPOLLIN,
-		     handle_completion, err) < 0)
+	/* Edges, so that the eventfd need not be read: what is finished is found by looking. */
+	if (loop_add(block->mmio.loop, &completion->source, disk_completion_fd(disk),
+		     EPOLLIN | EPOLLET, handle_completion, err) < 0)
 		return error_prefix(err, "%s", block->mmio.name);
 	return 0;
 }

@@ -3,7 +3,8 @@
  * include/mayfly/virtio_mmio.h; the registers themselves are in mmio_registers.c.
  *
  * A notification arrives as an eventfd that the main thread's loop waits for; an interrupt leaves
- * as a write to another.
+ * as a write to another. Of the first, edges are waited for, so that it need not be read: each
+ * write is one, and a count that grows by one with each does not come to its end.
  */
 #include <stdio.h>
 #include <string.h>
@@ -82,7 +83,7 @@ void virtio_mmio_pause(struct virtio_mmio *mmio)
 }
 
 /*
- * A notification that came meanwhile was read and dropped. Which queue it was for need not be
+ * A notification that came meanwhile was dropped. Which queue it was for need not be
  * known: to look at a queue in vain does no harm.
  */
 void virtio_mmio_resume(struct virtio_mmio *mmio)
@@ -148,11 +149,8 @@ static void handle_notify(struct loop_source *source, uint32_t events)
 {
 	struct virtio_mmio_queue *queue = container_of(source, struct virtio_mmio_queue, notify);
 	struct virtio_mmio *mmio = queue->mmio;
-	eventfd_t notifications;
 
 	(void)events;
-	if (eventfd_read(queue->notify_fd, &notifications) < 0)
-		return;
 	virtio_mmio_lock(mmio);
 	counter_add(&mmio->metrics.notifications, 1);
 	if (virtio_mmio_is_live(mmio) && queue->virtqueue.ready)
@@ -170,8 +168,8 @@ static int init_queue(struct virtio_mmio *mmio, struct virtio_mmio_queue *queue,
 	queue->notify_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (queue->notify_fd < 0)
 		return error_errno(err, "%s: cannot make an eventfd for its queue", mmio->name);
-	result =
-		loop_add(mmio->loop, &queue->notify, queue->notify_fd, EPOLLIN, handle_notify, err);
+	result = loop_add(mmio->loop, &queue->notify, queue->notify_fd, EPOLLIN | EPOLLET,
+			  handle_notify, err);
 	return result < 0 ? error_prefix(err, "%s", mmio->name) : 0;
 }
 

@@ -1,5 +1,5 @@
 /*
- * The event loop of the main thread: epoll(7), level-triggered.
+ * The event loop of the main thread: epoll(7), level-triggered but where a source says EPOLLET.
  *
  * A source is embedded in the thing it serves, which finds itself again with container_of. Only the
  * main thread may call these functions, and handlers run on it; other threads wake it through an

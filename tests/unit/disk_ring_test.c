@@ -98,6 +98,89 @@ Test(disk_ring, does_what_a_disk_does_and_nothing_else)
 	remove_file(&file);
 }
 
+static bool is_signalled(const struct disk *disk)
+{
+	struct pollfd pollfd = { .fd = disk_completion_fd(disk), .events = POLLIN };
+	eventfd_t count;
+
+	return poll(&pollfd, 1, 0) == 1 && eventfd_read(pollfd.fd, &count) == 0;
+}
+
+Test(disk_ring, what_the_page_cache_serves_wakes_nobody)
+{
+	char data[512] = "here";
+	struct iovec iov = { data, sizeof(data) };
+	struct file file;
+	struct disk *disk;
+
+	make_file(&file, 1 * MIB);
+	file.config.io_engine = IO_ENGINE_ASYNC;
+	disk = open_disk(&file.config);
+	cr_assert_eq(transfer(disk, DISK_WRITE, 0, data, sizeof(data)), 0);
+	for (unsigned int i = 0; i < 10; i++) {
+		struct disk_request request = { .operation = DISK_READ,
+						.iov = &iov,
+						.iov_count = 1,
+						.length_bytes = sizeof(data) };
+
+		disk_submit(disk, &request);
+		disk_commit(disk);
+		cr_assert_eq(disk_reap(disk), &request, "read %u", i);
+		cr_assert_eq(request.result, 0);
+		/* The first is not known to end like that. */
+		cr_assert(!is_signalled(disk) || i == 0, "read %u", i);
+	}
+	disk_close(disk);
+	remove_file(&file);
+}
+
+/*
+ * A FIFO in the file's place answers when it likes: behind the call that starts the read, in a
+ * batch that was expected to end at once.
+ */
+Test(disk_ring, what_comes_later_after_all_is_told)
+{
+	char data[512] = "here";
+	struct iovec iov = { data, sizeof(data) };
+	struct file file;
+	struct disk *disk;
+	int pair[2];
+
+	make_file(&file, 1 * MIB);
+	file.config.io_engine = IO_ENGINE_ASYNC;
+	disk = open_disk(&file.config);
+	cr_assert_eq(pipe(pair), 0);
+	for (unsigned int i = 0; i < 10; i++) {
+		struct disk_request request = { .operation = DISK_READ,
+						.iov = &iov,
+						.iov_count = 1,
+						.length_bytes = sizeof(data) };
+
+		cr_assert_eq(transfer(disk, DISK_READ, 0, data, sizeof(data)), 0);
+		cr_assert(disk->uring->at_once);
+		cr_assert_eq(io_uring_register_files_update(&disk->uring->ring, 0, &pair[0], 1), 1);
+		disk_submit(disk, &request);
+		disk_commit(disk);
+		cr_assert_null(disk_reap(disk));
+		cr_assert(is_signalled(disk), "the engine is to look once more");
+		disk_poll(disk);
+		cr_assert_null(disk_reap(disk));
+		cr_assert_eq(write(pair[1], data, sizeof(data)), (ssize_t)sizeof(data));
+		while (disk_poll(disk), !disk_reap(disk)) {
+			struct pollfd pollfd = { disk_completion_fd(disk), POLLIN, 0 };
+
+			cr_assert_eq(poll(&pollfd, 1, 60000), 1, "no completion");
+			(void)is_signalled(disk);
+		}
+		cr_assert_eq(io_uring_register_files_update(&disk->uring->ring, 0, &disk->fd, 1),
+			     1);
+	}
+	close(pair[0]);
+	close(pair[1]);
+	disk_close(disk);
+	remove_file(&file);
+}
+
 Test(disk_ring, goes_to_the_disk_that_takes_the_place)
 {
 	uint8_t first[4096], second[4096], in[4096];
