@@ -78,7 +78,9 @@ static int open_file(const struct disk *disk, const struct drive_config *config,
 	return 0;
 }
 
-static int lock_file(struct disk *disk, const struct drive_config *config, struct error *err)
+/* Where it is only to be known whether the lock can be had, it is not taken. */
+static int lock_file(struct disk *disk, const struct drive_config *config, bool only_ask,
+		     struct error *err)
 {
 	struct flock lock = { .l_type = config->is_read_only ? F_RDLCK : F_WRLCK,
 			      .l_whence = SEEK_SET };
@@ -87,7 +89,10 @@ static int lock_file(struct disk *disk, const struct drive_config *config, struc
 
 	if (result < 0)
 		return result;
-	if (fcntl(disk->lock_fd, F_OFD_SETLK, &lock) == 0)
+	result = fcntl(disk->lock_fd, only_ask ? F_OFD_GETLK : F_OFD_SETLK, &lock);
+	if (result == 0 && only_ask && lock.l_type != F_UNLCK)
+		return refuse_busy(config, err);
+	if (result == 0)
 		return 0;
 	if (errno == EAGAIN || errno == EACCES)
 		return refuse_busy(config, err);
@@ -127,9 +132,12 @@ static int measure(struct disk *disk, const struct drive_config *config, struct 
 	return 0;
 }
 
-/* Opens, locks and measures. What it opened is the caller's to close, also on failure. */
+/*
+ * Opens, locks (or asks whether it could) and measures. What it opened is the caller's to close,
+ * also on failure.
+ */
 static int prepare(struct disk *disk, const struct drive_config *config,
-		   const struct disk *replaced, struct error *err)
+		   const struct disk *replaced, bool only_ask, struct error *err)
 {
 	struct stat status;
 	int result;
@@ -147,7 +155,7 @@ static int prepare(struct disk *disk, const struct drive_config *config,
 	if (replaced && replaced->read_only == disk->read_only && same_file(&status, replaced))
 		result = share_lock(disk, config, replaced, err);
 	else
-		result = lock_file(disk, config, err);
+		result = lock_file(disk, config, only_ask, err);
 	if (result == 0)
 		result = open_file(disk, config, 0, &disk->fd, err);
 	return result < 0 ? result : measure(disk, config, err);
@@ -171,7 +179,7 @@ int disk_check(const struct drive_config *config, struct error *err)
 	int result;
 
 	init(&disk);
-	result = prepare(&disk, config, NULL, err);
+	result = prepare(&disk, config, NULL, true, err);
 	close_files(&disk);
 	return result;
 }
@@ -185,7 +193,7 @@ int disk_open(struct disk **out, const struct drive_config *config, unsigned int
 	if (!disk)
 		return error_set(err, ENOMEM, "drive %s: no memory", config->drive_id);
 	init(disk);
-	result = prepare(disk, config, replaced, err);
+	result = prepare(disk, config, replaced, false, err);
 	if (result == 0) {
 		disk->engine = config->io_engine == IO_ENGINE_ASYNC ? &disk_engine_uring
 								    : &disk_engine_sync;

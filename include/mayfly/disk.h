@@ -61,7 +61,8 @@ int disk_open(struct disk **disk, const struct drive_config *config, unsigned in
 	      const struct disk *replaced, struct error *err);
 
 /*
- * Whether disk_open() would take the drive now: the same checks, lock included; nothing stays open.
+ * Whether disk_open() would take the drive now: the same checks. Nothing stays open, and the lock
+ * is asked for but not taken, so that nobody else is refused meanwhile.
  */
 int disk_check(const struct drive_config *config, struct error *err);
 

@@ -1,4 +1,6 @@
 /* The disk behind a drive, devices/backend/: what is opened, refused and locked. */
+#include <pthread.h>
+
 #include "disk_fixture.h"
 
 /* The refusal names the drive and holds `words`; the check at configuration time says the same. */
@@ -15,6 +17,36 @@ static void refuses(const struct drive_config *config, int code, const char *wor
 	memset(&err, 0, sizeof(err));
 	cr_assert_eq(disk_check(config, &err), -code);
 	cr_assert(strstr(err.message, words), "it says: %s", err.message);
+}
+
+static _Atomic bool checks_are_over;
+
+static void *check_again_and_again(void *config)
+{
+	struct error err = { 0 };
+
+	for (unsigned int i = 0; i < 3000; i++)
+		(void)!disk_check(config, &err);
+	checks_are_over = true;
+	return NULL;
+}
+
+Test(disk, a_check_does_not_stand_in_the_way_of_an_open)
+{
+	struct error err = { 0 };
+	struct file file;
+	struct disk *disk;
+	pthread_t thread;
+
+	make_file(&file, 1 * MIB);
+	cr_assert_eq(pthread_create(&thread, NULL, check_again_and_again, &file.config), 0);
+	while (!checks_are_over) {
+		cr_assert_eq(disk_open(&disk, &file.config, QUEUE, NULL, &err), 0, "%s",
+			     err.message);
+		disk_close(disk);
+	}
+	pthread_join(thread, NULL);
+	remove_file(&file);
 }
 
 Test(disk, what_is_no_disk_is_refused)
