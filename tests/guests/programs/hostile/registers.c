@@ -4,6 +4,7 @@
  */
 #include "hostile.h"
 #include "mayfly/layout.h"
+#include "virtio_blk.h"
 
 #define CONTROL_BYTES 0x100
 #define WINDOW_BYTES  0x1000
@@ -151,6 +152,87 @@ static void driver_ok_without_features_ok(struct rig *rig)
 	expect(!rig_set_ready(rig), "queue_ready", 0);
 	rig_notify(rig);
 	expect_not_broken(rig);
+}
+
+/* The steps of 3.1.1, a driver's own way of them left out. */
+enum step {
+	STEP_ACKNOWLEDGE,
+	STEP_DRIVER,
+	STEP_FEATURES,
+	STEP_QUEUE,
+	STEP_DRIVER_OK,
+	STEPS
+};
+
+static void add_status(struct rig *rig, uint32_t bit)
+{
+	virtio_write(rig->device, VIRTIO_STATUS, virtio_read(rig->device, VIRTIO_STATUS) | bit);
+}
+
+static void take_step(struct rig *rig, enum step step)
+{
+	switch (step) {
+	case STEP_ACKNOWLEDGE:
+		add_status(rig, VIRTIO_ACKNOWLEDGE);
+		break;
+	case STEP_DRIVER:
+		add_status(rig, VIRTIO_DRIVER);
+		break;
+	case STEP_FEATURES:
+		virtio_write(rig->device, VIRTIO_DRIVER_FEATURES_SEL, 1);
+		virtio_write(rig->device, VIRTIO_DRIVER_FEATURES, VIRTIO_F_VERSION_1 >> 32);
+		add_status(rig, VIRTIO_FEATURES_OK);
+		break;
+	case STEP_QUEUE:
+		rig_set_size(rig, RIG_QUEUE_SIZE);
+		rig_set_addresses(rig, rig_desc(rig), rig_avail(rig), rig_used(rig));
+		rig_set_ready(rig);
+		break;
+	default:
+		add_status(rig, VIRTIO_DRIVER_OK);
+		break;
+	}
+}
+
+/*
+ * All 120 orders. Only features that were agreed on before can make a queue ready, and only a queue
+ * that was made ready before can be served. Nothing else is touched.
+ */
+static void steps_in_every_order(struct rig *rig)
+{
+	for (unsigned int order = 0; order < 120; order++) {
+		enum step left[STEPS] = { STEP_ACKNOWLEDGE, STEP_DRIVER, STEP_FEATURES, STEP_QUEUE,
+					  STEP_DRIVER_OK };
+		unsigned int when[STEPS], code = order;
+		bool agreed, served;
+
+		rig_reset(rig);
+		for (unsigned int i = 0; i < STEPS; i++) {
+			unsigned int choice = code % (STEPS - i);
+
+			code /= STEPS - i;
+			when[left[choice]] = i;
+			take_step(rig, left[choice]);
+			left[choice] = left[STEPS - i - 1];
+		}
+		agreed = when[STEP_FEATURES] < when[STEP_DRIVER_OK];
+		served = when[STEP_FEATURES] < when[STEP_QUEUE] &&
+			 when[STEP_QUEUE] < when[STEP_DRIVER_OK];
+		expect_not_broken(rig);
+		expect(!(virtio_read(rig->device, VIRTIO_STATUS) & VIRTIO_DRIVER_OK) == !agreed,
+		       "driver_ok", order);
+		if (served) {
+			expect_reads(rig);
+		} else {
+			rig_put_header(rig, BLOCK_IN, 0);
+			rig_put(rig, 0, rig_header(rig), 16, VIRTQ_DESC_NEXT, 1);
+			rig_put(rig, 1, rig_status(rig), 1, VIRTQ_DESC_WRITE, 0);
+			rig_offer(rig, 0);
+			rig_notify(rig);
+			expect_witness();
+			expect(rig->used->index == 0, "served", order);
+		}
+	}
 }
 
 static void refuse_features(struct rig *rig, uint64_t features, const char *what)
@@ -349,6 +431,7 @@ static const struct hostile_case cases[] = {
 	{ "write-values-to-all-registers", write_values_to_all_registers, 0 },
 	{ "configuration-in-all-ways", configuration_in_all_ways, 0 },
 	{ "status-of-all-values", status_of_all_values, 0 },
+	{ "steps-in-every-order", steps_in_every_order, 0 },
 	{ "driver-ok-without-features-ok", driver_ok_without_features_ok, 0 },
 	{ "features-that-were-not-offered", features_that_were_not_offered, 0 },
 	{ "features-of-other-halves", features_of_other_halves, 0 },
