@@ -97,6 +97,7 @@ def test_with_clock_realtime_the_wall_clock_is_right_after_every_load(workshop, 
         assert now.ns - before.ns <= now.high - before.low + CLOCKS_APART_NS
 
 
+@pytest.mark.once
 @each_count
 def test_without_it_the_guest_has_not_aged(workshop, start, vcpus):
     guest, snapshot = start(vcpus)

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("kvm")]
 
 HEAD_BYTES, SECTION_HEAD_BYTES = 16, 16  # docs/snapshot-format.md
 LOAD_FAILED = 152
-SAMPLE = 40
+SAMPLE = 30
 
 # What goes to KVM. Where a guest's processor is not the hardware's but played by the host's kernel, hostile registers would
 # test that kernel, and its crash would be everybody's: there it is left to the emulated host, which has only this to do.
@@ -190,7 +190,7 @@ def some(places, count=SAMPLE):
 def test_a_flipped_byte_anywhere_is_refused_with_its_section(loads):
     loads.check_good()
     heads = [place for section in loads.sections for place in range(section.start, section.body)]
-    for place in sorted({*some(range(len(loads.good))), *some(heads, SAMPLE // 4)}):
+    for place in sorted({*some(range(len(loads.good))), *some(heads, SAMPLE // 3)}):
         section = loads.section_at(place)
         bad = bytearray(loads.good)
         bad[place] ^= 0xff
