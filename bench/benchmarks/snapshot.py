@@ -28,8 +28,9 @@ SAVE_GOAL_NS = 5_000_000
 SIZES = {"16 MiB": (16, "8M"), "128 MiB": (128, "8M"), "1 GiB": (1024, "8M"), "1 GiB, all written": (1024, "1000M")}
 STAGES_OF = "128 MiB"
 # What the monitor has done when it reaches each of them: src/startup_trace.h.
-STAGES = {"memory": "state file, memory mapped", "disks": "drives and TAPs", "vm": "KVM: VM, interrupt controllers",
-          "vcpus": "KVM: vCPUs and their state", "devices": "devices", "threads": "time, threads", "run": "to KVM_RUN"}
+STAGES = {"config": "the request", "memory": "state file, address space", "vm": "KVM: VM, interrupt controllers",
+          "vcpus": "KVM: vCPUs", "threads": "serial port, threads", "kernel": "memory mapped", "disks": "drives and TAPs",
+          "state": "KVM: the state", "devices": "devices, time", "filters": "the main thread's filter", "run": "to KVM_RUN"}
 LINUX_MIB = 128
 
 
