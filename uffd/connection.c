@@ -64,11 +64,13 @@ static int take_region(struct connection *connection, const json_t *object, uint
 }
 
 int connection_parse(struct connection *connection, const char *text, size_t length,
-		     uint64_t image_bytes, struct error *err)
+		     const struct memory_image *image, struct error *err)
 {
 	json_error_t where;
 	json_t *regions = json_loadb(text, length, JSON_REJECT_DUPLICATES, &where);
 	size_t count = json_array_size(regions);
+	/* What stands behind the memory is no guest's. */
+	uint64_t end = image->memory_bytes ? image->memory_bytes : image->size_bytes;
 	int result = 0;
 
 	connection->region_count = 0;
@@ -81,7 +83,13 @@ int connection_parse(struct connection *connection, const char *text, size_t len
 				   "the monitor's message is no array of 1 to %d regions",
 				   HANDLER_MAX_REGIONS);
 	for (size_t i = 0; i < count && result == 0; i++)
-		result = take_region(connection, json_array_get(regions, i), image_bytes, err);
+		result = take_region(connection, json_array_get(regions, i), end, err);
+	if (result == 0 && image->memory_bytes && connection->memory_bytes != image->memory_bytes)
+		result = error_set(err, EINVAL,
+				   "the guest has %llu bytes of memory, and the memory file is of "
+				   "one with %llu",
+				   (unsigned long long)connection->memory_bytes,
+				   (unsigned long long)image->memory_bytes);
 	json_decref(regions);
 	return result;
 }
@@ -137,7 +145,7 @@ static int receive(struct connection *connection, const struct memory_image *ima
 			return error_set(err, EINVAL, "the monitor left without a whole message");
 		take_descriptors(connection, &message);
 		used += (size_t)got;
-		result = connection_parse(connection, text, used, image->size_bytes, err);
+		result = connection_parse(connection, text, used, image, err);
 	} while (result == -EBADMSG && used < sizeof(text));
 	if (result == 0 && connection->uffd < 0)
 		return error_set(err, EINVAL, "the monitor's message brought no userfaultfd");

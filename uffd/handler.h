@@ -42,9 +42,12 @@ void handler_options_print_help(void);
 struct memory_image {
 	const uint8_t *bytes;
 	uint64_t size_bytes; /* of the file, what stands behind the memory included */
+	/* What a file of Mayfly's says of itself; 0: it is another's, which says nothing. */
+	uint64_t memory_bytes;
 	int fd;
 };
 
+/* A diff, or what a merge was interrupted in, is -EINVAL. */
 int memory_image_open(struct memory_image *image, const char *path, struct error *err);
 void memory_image_close(struct memory_image *image);
 
@@ -78,7 +81,8 @@ struct connection {
 
 /*
  * Takes the first message of a monitor on `fd`, which is taken over. A message that is wrong, or
- * names memory that the image does not have, is -EINVAL.
+ * names memory that the image does not have, is -EINVAL; so is a guest of another size than the
+ * image is of.
  */
 int connection_open(struct connection *connection, int fd, const struct memory_image *image,
 		    struct error *err);
@@ -86,7 +90,13 @@ void connection_close(struct connection *connection);
 
 /* The regions of a message's text alone. */
 int connection_parse(struct connection *connection, const char *text, size_t length,
-		     uint64_t image_bytes, struct error *err);
+		     const struct memory_image *image, struct error *err);
+
+/*
+ * Gives up all system calls but those that serving takes (filter.c), for good. Before the first
+ * byte that the monitor sent is looked at.
+ */
+int handler_enter_filter(const struct handler_options *options, struct error *err);
 
 /* Brings pages until the monitor leaves (0), or something fails. */
 int serve(struct connection *connection, const struct memory_image *image,

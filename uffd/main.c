@@ -1,4 +1,5 @@
 /* mayfly-uffd: listens, and gives each monitor a process of its own. See handler.h. */
+#include <jansson.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -7,6 +8,7 @@
 #include <sys/un.h>
 
 #include "handler.h"
+#include "mayfly/filters.h"
 #include "mayfly/vmm.h"
 
 /* A socket that nobody listens on was left behind by a handler that was killed. */
@@ -50,8 +52,14 @@ static int serve_monitor(int fd, const struct memory_image *image,
 {
 	struct connection connection;
 	struct error err = { 0 };
-	int result = connection_open(&connection, fd, image, &err);
+	int result = 0;
 
+	/* It would open a file for that when it is first needed. */
+	json_object_seed(0);
+	if (filters_are_default())
+		result = handler_enter_filter(options, &err);
+	if (result == 0)
+		result = connection_open(&connection, fd, image, &err);
 	if (result == 0) {
 		result = serve(&connection, image, options, &err);
 		connection_close(&connection);

@@ -4,6 +4,26 @@
 #include <sys/stat.h>
 
 #include "handler.h"
+#include "src/snapshot/memory_tail.h"
+
+/* A file without a tail was made by others: then regions are held against its size alone. */
+static int read_tail(struct memory_image *image, const char *path, struct error *err)
+{
+	struct tail_mark mark;
+	bool complete = false;
+
+	if (tail_read(image->fd, image->size_bytes, &mark, &complete, NULL) < 0)
+		return 0;
+	if (!complete)
+		return error_set(
+			err, EINVAL,
+			"memory file %s is a diff, or a merge into it was interrupted: merge "
+			"it into the memory file of the snapshot before (mayfly merge-memory "
+			"BASE DIFF)",
+			path);
+	image->memory_bytes = mark.memory_bytes;
+	return 0;
+}
 
 int memory_image_open(struct memory_image *image, const char *path, struct error *err)
 {
@@ -26,6 +46,10 @@ int memory_image_open(struct memory_image *image, const char *path, struct error
 	image->bytes = bytes;
 	image->size_bytes = (uint64_t)status.st_size;
 	image->fd = take_fd(&fd);
+	if (read_tail(image, path, err) < 0) {
+		memory_image_close(image);
+		return -EINVAL;
+	}
 	return 0;
 }
 

@@ -81,7 +81,10 @@ static void send_piece(int fd, const uint8_t *bytes, size_t length, unsigned int
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t length)
 {
 	struct fuzz_input input = { data, length < 20000 ? length : 20000 };
-	struct memory_image image = { .size_bytes = IMAGE_BYTES, .fd = -1 };
+	/* A file of Mayfly's says how much memory it is of. */
+	struct memory_image image = { .size_bytes = IMAGE_BYTES,
+				      .fd = -1,
+				      .memory_bytes = length % 2 ? IMAGE_BYTES : 0 };
 	unsigned int before = count_open(), descriptors = input_u8(&input) % (DESCRIPTORS_MAX + 1);
 	size_t cut = (size_t)input_u8(&input) * 8;
 	struct connection connection;

@@ -3,8 +3,10 @@ import contextlib
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
 
 import pytest
@@ -165,13 +167,39 @@ def handler(program, workshop):
         process = subprocess.Popen([program.parent / "uffd" / "mayfly-uffd", "--socket", path, "--memory-file",
                                     snapshot.memory, *arguments], stderr=subprocess.PIPE, start_new_session=True)
         running.append(process)
-        wait_until(path.exists, 30, "the handler's socket")
+        wait_until(lambda: listens(path), 30, "the handler's socket")
         return process, path
 
     yield start
     for process in running:
         kill_session(process)
         process.stderr.close()
+
+
+def listens(path):
+    """A socket has its name before it listens: /proc/net/unix, __SO_ACCEPTCON."""
+    lines = pathlib.Path("/proc/net/unix").read_text().splitlines()
+    return any(line.endswith(f" {path}") and line.split()[3] == "00010000" for line in lines)
+
+
+def statuses_of_session(session):
+    """/proc/PID/status of its processes; others come and go meanwhile."""
+    found = []
+    for task in pathlib.Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if int((task / "stat").read_text().rpartition(")")[2].split()[3]) == session:
+                found.append((task / "status").read_text())
+    return found
+
+
+def crc32c(data):
+    """RFC 3720, 12.1."""
+    crc = 0xffffffff
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82f63b78 if crc & 1 else 0)
+    return crc ^ 0xffffffff
 
 
 def kill_session(process):
@@ -201,6 +229,52 @@ class TestUffd:
                  for task in pathlib.Path(f"/proc/{clone.monitor.pid}/task").iterdir()}
         assert modes.pop("uffd") == modes["mayfly"] == modes["vcpu0"]
         assert modes["mayfly"] in ("0", "2")  # builds with sanitizers have no filters
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes root")
+    def test_a_handler_of_another_user_needs_no_rights_over_the_monitor(self, workshop, filled, program):
+        snapshot = Snapshot(workshop, filled.monitor)
+        with tempfile.TemporaryDirectory() as folder:
+            os.chown(folder, 65534, 65534)
+            binary = shutil.copy(program.parent / "uffd" / "mayfly-uffd", folder)
+            memory = shutil.copy(snapshot.memory, folder)
+            os.chmod(memory, 0o644)
+            path = pathlib.Path(folder) / "socket"
+            with subprocess.Popen([binary, "--socket", path, "--memory-file", memory], user=65534, group=65534,
+                                  extra_groups=[], start_new_session=True) as process:
+                try:
+                    wait_until(lambda: listens(path), 30, "the handler's socket")
+                    clone = small.SmallGuest(snapshot.load("Uffd", path))
+                    assert clone.ask("verify")["bad"] == 0
+                    seen = statuses_of_session(process.pid)
+                    assert len(seen) == 2 and all("Uid:\t65534\t" in text for text in seen)
+                    # The one that serves is filtered; the one that listens has to start others.
+                    modes = sorted(re.search(r"^Seccomp:\s+(\d)", text, re.M)[1] for text in seen)
+                    assert modes in (["0", "2"], ["0", "0"])  # builds with sanitizers have no filters
+                finally:
+                    kill_session(process)
+
+    def test_a_guest_of_another_size_is_refused_by_the_handler(self, workshop, filled, handler):
+        snapshot = Snapshot(workshop, filled.monitor)
+        whole, other = snapshot.memory, workshop.path("other")
+        # Such a file of a guest with twice the memory: src/snapshot/memory_tail.h.
+        with open(whole, "rb") as file:
+            file.seek(-8192, os.SEEK_END)
+            tail = bytearray(file.read())
+        twice = 2 * (whole.stat().st_size - 8192)
+        tail[24:32] = twice.to_bytes(8, "little")
+        tail[20:24] = bytes(4)
+        tail[20:24] = crc32c(bytes(tail[:64])).to_bytes(4, "little")
+        with open(other, "wb") as file:
+            file.seek(twice)
+            file.write(tail)
+        snapshot.memory = other
+        process, path = handler(snapshot)
+        snapshot.memory = whole
+        with contextlib.suppress(ConnectionClosed, OSError):  # its end may come before the answer
+            snapshot.try_load("Uffd", path)
+        assert workshop.monitors[-1].wait() == 1
+        kill_session(process)
+        assert b"and the memory file is of one with" in process.stderr.read()
 
     def test_several_monitors_are_served_at_once(self, workshop, filled, handler):
         snapshot = Snapshot(workshop, filled.monitor)

@@ -151,6 +151,12 @@ class TestOptions:
         text = workshop.run("--help").stdout.replace("mayfly run --kernel", "").replace("mayfly run --help", "")
         assert options_in(manual["OPTIONS"]) == options_in(text)
 
+    def test_the_handlers_manual_has_the_options_of_its_help(self, program):
+        text = subprocess.run([program.parent / "uffd" / "mayfly-uffd", "--help"], capture_output=True, text=True, check=True).stdout
+        manual = (REPOSITORY / "docs" / "mayfly-uffd.1").read_text(encoding="utf-8").replace("\\-", "-")
+        section = manual.partition("\n.SH OPTIONS\n")[2].partition("\n.SH ")[0]
+        assert len(options_in(text)) > 6 and options_in(section) == options_in(text)
+
     def test_the_manual_has_the_options_of_help_for_run(self, workshop, manual):
         text = workshop.run("run", "--help").stdout
         # Those that `mayfly --help` explains are in the manual's other section.

@@ -15,6 +15,7 @@
 #include "boot_helper.h"
 #include "mayfly/memory_file.h"
 #include "mayfly/uffd.h"
+#include "src/snapshot/memory_tail.h"
 #include "uffd/handler.h"
 
 #define PAGES(n)     ((n)*PAGE_SIZE_BYTES)
@@ -390,9 +391,10 @@ Test(uffd, a_path_without_a_handler_is_named)
 
 static int parse(const char *text, struct error *err)
 {
+	static const struct memory_image image = { .size_bytes = MIB, .fd = -1 };
 	struct connection connection;
 
-	return connection_parse(&connection, text, strlen(text), 1 << 20, err);
+	return connection_parse(&connection, text, strlen(text), &image, err);
 }
 
 #define REGION(base, size, offset, page)                                              \
@@ -431,6 +433,112 @@ Test(uffd, messages_that_cannot_be_served_are_refused)
 		     err.message);
 	cr_assert_eq(parse("[" REGION("4096", "40", "0", "409"), &err), -EBADMSG,
 		     "the rest may still come");
+}
+
+Test(uffd, a_guest_of_another_size_than_the_memory_file_is_refused)
+{
+	static const struct memory_image image = { .size_bytes = MIB + MEMORY_FILE_TAIL_BYTES,
+						   .memory_bytes = MIB,
+						   .fd = -1 };
+	static const char whole[] = "[" REGION("4096", "1048576", "0", "4096") "]";
+	static const char half[] = "[" REGION("4096", "524288", "0", "4096") "]";
+	static const char tail[] = "[" REGION("4096", "4096", "1048576", "4096") "]";
+	struct connection connection;
+	struct error err = { 0 };
+
+	cr_assert_eq(connection_parse(&connection, whole, strlen(whole), &image, &err), 0, "%s",
+		     err.message);
+	cr_assert_eq(connection_parse(&connection, half, strlen(half), &image, &err), -EINVAL);
+	cr_assert_str_eq(err.message, "the guest has 524288 bytes of memory, and the memory file "
+				      "is of one with 1048576");
+	/* What a file of Mayfly's says behind the memory is not handed out. */
+	cr_assert_eq(connection_parse(&connection, tail, strlen(tail), &image, &err), -EINVAL);
+	cr_assert(strstr(err.message, "the memory file has no 4096 bytes"), "%s", err.message);
+}
+
+/* A snapshot's memory file, or a diff, of one page. */
+static void write_own_file(const char *path, const struct memory_file_id *base)
+{
+	struct tail_mark mark =
+		tail_make_mark(PAGE_SIZE_BYTES, &(struct memory_file_id) { { 1 } }, base);
+	int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+
+	cr_assert_eq(ftruncate(fd, PAGES(3)), 0);
+	cr_assert_eq(pwrite(fd, &mark, sizeof(mark), PAGES(1)), (ssize_t)sizeof(mark));
+	if (!base)
+		cr_assert_eq(pwrite(fd, tail_complete, sizeof(tail_complete), PAGES(2)),
+			     (ssize_t)sizeof(tail_complete));
+	close(fd);
+}
+
+Test(uffd, a_memory_file_says_how_large_its_guest_is_and_a_diff_is_refused)
+{
+	struct setting setting;
+	struct memory_image image;
+	struct error err = { 0 };
+
+	prepare(&setting);
+	cr_assert_eq(memory_image_open(&image, setting.file, &err), 0, "%s", err.message);
+	cr_assert_eq(image.memory_bytes, 0, "another tool's file says nothing");
+	memory_image_close(&image);
+	write_own_file(setting.file, NULL);
+	cr_assert_eq(memory_image_open(&image, setting.file, &err), 0, "%s", err.message);
+	cr_assert_eq(image.memory_bytes, PAGES(1));
+	memory_image_close(&image);
+	write_own_file(setting.file, &(struct memory_file_id) { { 2 } });
+	cr_assert_eq(memory_image_open(&image, setting.file, &err), -EINVAL);
+	cr_assert(strstr(err.message, "is a diff"), "%s", err.message);
+	cr_assert_eq(image.fd, -1);
+	clean(&setting);
+}
+
+/* The wait status of a process that enters the handler's filter and makes a call. */
+static int status_under_filter(const char *working_set, long number, long arg1, long arg2)
+{
+	const struct handler_options options = { .working_set = working_set };
+	pid_t pid = fork();
+	int status = -1;
+
+	if (pid == 0) {
+		if (handler_enter_filter(&options, NULL) < 0)
+			_exit(99);
+		syscall(number, -1, arg1, arg2, 0, 0, 0);
+		syscall(SYS_exit_group, 0);
+	}
+	waitpid(pid, &status, 0);
+	return status;
+}
+
+static bool killed(int status)
+{
+	return WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS;
+}
+
+Test(uffd, a_process_that_serves_a_monitor_can_do_that_and_no_more)
+{
+	static const long never[] = {
+		SYS_socket,   SYS_connect, SYS_execve, SYS_clone,
+		SYS_fork,     SYS_ptrace,  SYS_kill,   SYS_userfaultfd,
+		SYS_mprotect, SYS_sendmsg, SYS_bind,   SYS_process_vm_writev,
+		SYS_dup2,     SYS_getppid, SYS_open,   0x40000000 | SYS_read
+	};
+	static const long for_files[] = { SYS_openat, SYS_linkat, SYS_unlinkat, SYS_renameat };
+	static const long always[] = { SYS_read, SYS_recvmsg, SYS_lseek, SYS_restart_syscall };
+
+	for (size_t i = 0; i < ARRAY_SIZE(never); i++)
+		cr_assert(killed(status_under_filter("w", never[i], 0, 0)), "call %ld", never[i]);
+	for (size_t i = 0; i < ARRAY_SIZE(for_files); i++) {
+		cr_assert(killed(status_under_filter(NULL, for_files[i], 0, 0)), "call %ld",
+			  for_files[i]);
+		cr_assert_eq(status_under_filter("w", for_files[i], 0, 0), 0, "call %ld",
+			     for_files[i]);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(always); i++)
+		cr_assert_eq(status_under_filter(NULL, always[i], 0, 0), 0, "call %ld", always[i]);
+	cr_assert_eq(status_under_filter(NULL, SYS_ioctl, (long)UFFDIO_COPY, 0), 0);
+	cr_assert(killed(status_under_filter(NULL, SYS_ioctl, 0x5412 /* TIOCSTI */, 0)));
+	cr_assert_eq(status_under_filter(NULL, SYS_mmap, 4096, PROT_READ), 0);
+	cr_assert(killed(status_under_filter(NULL, SYS_mmap, 4096, PROT_READ | PROT_EXEC)));
 }
 
 Test(uffd, the_command_line_says_what_is_missing)
