@@ -199,7 +199,7 @@ def check_lint():
                          "-Iinclude", "-Itests/guests/kit", "-D_GNU_SOURCE", "-D__x86_64__", *sources],
             "clang-tidy": ["sh", "-c", f"printf '%s\\n' \"$@\" | xargs -n 8 -P {os.cpu_count()} clang-tidy --quiet -p {folder}",
                            "clang-tidy", *sources],
-            "mandoc": ["mandoc", "-T", "lint", "-W", "warning", "docs/mayfly.1", "docs/mayfly-jailer.1"]}.items():
+            "mandoc": ["mandoc", "-T", "lint", "-W", "warning", "docs/mayfly.1", "docs/mayfly-jailer.1", "docs/mayfly-uffd.1"]}.items():
         if run("lint", command) == 0:
             result.passed += 1
         else:

@@ -1,11 +1,12 @@
 """Real guests in jails: of root, and of an ordinary user. Boot, disk, network, pause, log, metrics, end."""
 import json
 import os
+import pathlib
 import subprocess
 
 import pytest
 
-from harness import images
+from harness import images, tiny
 from harness.api import Api
 from harness.clock import FACTOR, wait_until
 from harness.guest import Guest
@@ -131,6 +132,37 @@ class TestGuest:
         assert guest.reboot() == 0
 
     @pytest.mark.once
+    @pytest.mark.native
+    def test_memory_that_another_process_brings(self, jails, workshop, program):
+        """By the jail's own /dev/userfaultfd, whatever vm.unprivileged_userfaultfd says."""
+        if not os.path.exists("/dev/userfaultfd"):
+            pytest.skip("this host has no /dev/userfaultfd")
+        first = workshop.boot_tiny(tiny.SPIN)
+        first.console.wait_for(b"A", 60)
+        first.api.pause()
+        state, memory, path = (jails.folder / name for name in ("state", "memory", "uffd.socket"))
+        first.api.put("/snapshot/create", {"snapshot_path": str(state), "mem_file_path": str(memory)})
+        state.chmod(0o644)
+        with subprocess.Popen([program.parent / "uffd" / "mayfly-uffd", "--socket", path, "--memory-file", memory]) as handler:
+            try:
+                wait_until(lambda: f" {path}" in pathlib.Path("/proc/net/unix").read_text(), 30, "the handler's socket")
+                path.chmod(0o666)
+                monitor = jails.boot("--file", f"{state}:state:ro", "--file", f"{path}:uffd.socket", "--strict")
+                assert status(monitor.inmate)["CapEff"] == "0" * 16
+                monitor.api.put("/snapshot/load", {"snapshot_path": "/state", "resume_vm": True, "mem_backend": {
+                    "backend_type": "Uffd", "backend_path": "/uffd.socket"}})
+                assert monitor.api.state() == "Running"
+                # The guest touches pages, or nothing could have been paused and saved whole.
+                monitor.api.pause()
+                monitor.api.put("/snapshot/create", {"snapshot_path": "/run/state", "mem_file_path": "/run/memory"})
+                again = jails.root(monitor.jail_id, "mayfly") / "run/memory"
+                size = memory.stat().st_size - 8192
+                with open(memory, "rb") as one, open(again, "rb") as other:
+                    assert size > 0 and different_pages(one, other, size) <= 4    # the VM generation id's, what the guest writes
+            finally:
+                handler.kill()
+
+    @pytest.mark.once
     def test_run_with_the_console_on_the_terminal(self, jails, kernel):
         """`mayfly run` behind the two hyphens."""
         arguments = ["run", "--kernel", "/kernel", "--initrd", "/initrd", "--mem", "256M", "--api-sock",
@@ -139,6 +171,10 @@ class TestGuest:
         monitor = jails.boot("--file", f"{kernel.path}:kernel:ro", "--file", f"{images.initrd(kernel)}:initrd:ro",
                              arguments=arguments)
         assert wait_ready(monitor, kernel).reboot() == 0
+
+
+def different_pages(one, other, size):
+    return sum(one.read(4096) != other.read(4096) for _ in range(0, size, 4096))
 
 
 def readable_copies(jails, options):
