@@ -15,7 +15,7 @@ from harness.workshop import log_of
 pytestmark = pytest.mark.guest
 
 MIB = 1 << 20
-BULK_MIB = 1024 if FACTOR == 1 else 32
+BULK_MIB = int(os.environ.get("MAYFLY_BULK_MIB") or (1024 if FACTOR == 1 else 32))
 
 HOST, GUEST = "192.0.2.1", "192.0.2.2"
 HOST6, GUEST6 = "2001:db8::1", "2001:db8::2"
