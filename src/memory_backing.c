@@ -324,8 +324,8 @@ static void thaw(struct memory *memory)
 int memory_freeze(struct memory *memory, struct error *err)
 {
 	const struct memory_region *regions = memory->regions;
-	uint8_t *to[MEMORY_MAX_REGIONS];
 	uint64_t offset = 0;
+	uint8_t *to;
 	int result;
 
 	if (!memory->shared)
@@ -333,11 +333,11 @@ int memory_freeze(struct memory *memory, struct error *err)
 	result = reserve_frozen(memory, err);
 	if (result < 0)
 		return result;
-	to[0] = (uint8_t *)align_up((uintptr_t)memory->frozen, HUGE_PAGE_BYTES);
-	to[1] = to[0] + frozen_place_bytes(&regions[0]);
+	to = (uint8_t *)align_up((uintptr_t)memory->frozen, HUGE_PAGE_BYTES);
 	for (unsigned int i = 0; result == 0 && i < memory->region_count; i++) {
-		result = freeze_region(&regions[i], memory->base_fd, offset, to[i], err);
+		result = freeze_region(&regions[i], memory->base_fd, offset, to, err);
 		offset += regions[i].size_bytes;
+		to += frozen_place_bytes(&regions[i]);
 	}
 	if (result < 0)
 		thaw(memory);
