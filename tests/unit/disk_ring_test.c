@@ -106,9 +106,20 @@ static bool is_signalled(const struct disk *disk)
 	return poll(&pollfd, 1, 0) == 1 && eventfd_read(pollfd.fd, &count) == 0;
 }
 
+/* Not every file system answers within the call, even what is in the page cache. */
+static void must_answer_at_once(struct disk *disk)
+{
+	char data[512];
+
+	for (unsigned int i = 0; i < 100 && !disk->uring->at_once; i++)
+		cr_assert_eq(transfer(disk, DISK_READ, 0, data, sizeof(data)), 0);
+	if (!disk->uring->at_once)
+		cr_skip_test("the file system of /var/tmp answers no read at once");
+}
+
 Test(disk_ring, what_the_page_cache_serves_wakes_nobody)
 {
-	char data[512] = "here";
+	char data[512];
 	struct iovec iov = { data, sizeof(data) };
 	struct file file;
 	struct disk *disk;
@@ -116,7 +127,9 @@ Test(disk_ring, what_the_page_cache_serves_wakes_nobody)
 	make_file(&file, 1 * MIB);
 	file.config.io_engine = IO_ENGINE_ASYNC;
 	disk = open_disk(&file.config);
-	cr_assert_eq(transfer(disk, DISK_WRITE, 0, data, sizeof(data)), 0);
+	remove_file(&file);
+	must_answer_at_once(disk);
+	(void)is_signalled(disk);
 	for (unsigned int i = 0; i < 10; i++) {
 		struct disk_request request = { .operation = DISK_READ,
 						.iov = &iov,
@@ -127,11 +140,9 @@ Test(disk_ring, what_the_page_cache_serves_wakes_nobody)
 		disk_commit(disk);
 		cr_assert_eq(disk_reap(disk), &request, "read %u", i);
 		cr_assert_eq(request.result, 0);
-		/* The first is not known to end like that. */
-		cr_assert(!is_signalled(disk) || i == 0, "read %u", i);
+		cr_assert(!is_signalled(disk), "read %u", i);
 	}
 	disk_close(disk);
-	remove_file(&file);
 }
 
 /*
@@ -149,6 +160,7 @@ Test(disk_ring, what_comes_later_after_all_is_told)
 	make_file(&file, 1 * MIB);
 	file.config.io_engine = IO_ENGINE_ASYNC;
 	disk = open_disk(&file.config);
+	remove_file(&file);
 	cr_assert_eq(pipe(pair), 0);
 	for (unsigned int i = 0; i < 10; i++) {
 		struct disk_request request = { .operation = DISK_READ,
@@ -156,8 +168,8 @@ Test(disk_ring, what_comes_later_after_all_is_told)
 						.iov_count = 1,
 						.length_bytes = sizeof(data) };
 
-		cr_assert_eq(transfer(disk, DISK_READ, 0, data, sizeof(data)), 0);
-		cr_assert(disk->uring->at_once);
+		must_answer_at_once(disk);
+		(void)is_signalled(disk);
 		cr_assert_eq(io_uring_register_files_update(&disk->uring->ring, 0, &pair[0], 1), 1);
 		disk_submit(disk, &request);
 		disk_commit(disk);
@@ -178,7 +190,6 @@ Test(disk_ring, what_comes_later_after_all_is_told)
 	close(pair[0]);
 	close(pair[1]);
 	disk_close(disk);
-	remove_file(&file);
 }
 
 Test(disk_ring, goes_to_the_disk_that_takes_the_place)
