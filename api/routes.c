@@ -17,9 +17,11 @@ struct api_call {
 	const struct api_route *route;
 	struct vmm *vmm;
 	char path[HTTP_MAX_LINE_BYTES + 1];
-	const char *id;	    /* the path's second part, for resources that have one */
-	const json_t *body; /* PUT and PATCH */
-	json_t *answer;	    /* GET; owned */
+	const char *id;		 /* the path's second part, for resources that have one */
+	const json_t *body;	 /* PUT and PATCH */
+	json_t *answer;		 /* GET; owned */
+	struct api_later *later; /* NULL: an answer must be given at once */
+	bool answers_later;
 	bool deprecated;
 };
 
@@ -280,6 +282,40 @@ static int put_snapshot_load(struct api_call *call, struct error *err)
 	return result;
 }
 
+static json_t *format_report(const struct vmm_fork_report *report)
+{
+	return json_pack("{s:I, s:I, s:I, s:I}", "pid", (json_int_t)report->process_id, "pause_us",
+			 (json_int_t)report->pause_us, "copied_bytes",
+			 (json_int_t)report->copied_bytes, "ready_us",
+			 (json_int_t)report->ready_us);
+}
+
+static void on_forked(void *context, const struct vmm_fork_report *report, const struct error *err)
+{
+	struct api_later *later = context;
+	struct http_response response = { 0 };
+
+	if (err)
+		answer_error(&response, 400, "fault_message", err->message);
+	else
+		answer_json(&response, format_report(report));
+	later->on_answer(later, &response);
+}
+
+static int put_snapshot_fork(struct api_call *call, struct error *err)
+{
+	struct snapshot_fork_config config = { 0 };
+	int result = parse_body(call, &config, err);
+
+	if (result == 0 && !call->later)
+		result = error_set(err, ENOTSUP, "nobody waits for an answer that takes longer");
+	if (result == 0)
+		result = vmm_fork(call->vmm, &config, on_forked, call->later, err);
+	call->answers_later = result == 0;
+	config_clear(&config_snapshot_fork_object, &config);
+	return result;
+}
+
 const struct api_route api_routes[] = {
 	{ HTTP_GET, "", get_instance },
 	{ HTTP_GET, "/version", get_version },
@@ -302,6 +338,7 @@ const struct api_route api_routes[] = {
 	{ HTTP_PATCH, "/vm", patch_vm, &config_vm_state_object },
 	{ HTTP_GET, "/vm/config", get_vm_config },
 	{ HTTP_PUT, "/snapshot/create", put_snapshot_create, &config_snapshot_create_object },
+	{ HTTP_PUT, "/snapshot/fork", put_snapshot_fork, &config_snapshot_fork_object },
 	{ HTTP_PUT, "/snapshot/load", put_snapshot_load, &config_snapshot_load_object },
 };
 
@@ -413,7 +450,13 @@ static int handle(struct api_call *call, const struct http_request *request, str
 
 void api_handle(struct vmm *vmm, const struct http_request *request, struct http_response *response)
 {
-	struct api_call call = { .vmm = vmm };
+	api_handle_later(vmm, request, NULL, response);
+}
+
+void api_handle_later(struct vmm *vmm, const struct http_request *request, struct api_later *later,
+		      struct http_response *response)
+{
+	struct api_call call = { .vmm = vmm, .later = later };
 	struct error err = { 0 };
 	int result = handle(&call, request, &err);
 
@@ -422,6 +465,9 @@ void api_handle(struct vmm *vmm, const struct http_request *request, struct http
 		answer_error(response, 400, "fault_message", err.message);
 		log_warn(vmm_log(vmm), "%s %.128s refused: %s", request->method_name, request->path,
 			 err.message);
+	} else if (call.answers_later) {
+		log_info(vmm_log(vmm), "%s %.128s is under way", request->method_name,
+			 request->path);
 	} else {
 		if (request->method == HTTP_GET)
 			answer_json(response, call.answer);

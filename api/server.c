@@ -33,6 +33,9 @@ struct connection {
 	char *output; /* the answer being sent; NULL: none */
 	size_t output_bytes, output_sent;
 	bool end_of_input;
+	bool waiting;	 /* for an answer that comes later: nothing is read */
+	bool keep_alive; /* of the request that it is for, as is this: */
+	unsigned int minor_version;
 	bool closing;	/* after `output`, no request is answered any more */
 	bool lingering; /* all is sent; only waits for the client to close */
 	uint64_t linger_number;
@@ -47,6 +50,7 @@ struct api_server {
 	size_t max_payload_bytes;
 	struct connection *connections[API_MAX_CONNECTIONS + MAX_LINGERING];
 	uint64_t linger_count;
+	struct api_later later;
 	int spare_fd; /* given up to accept and refuse a connection when descriptors run out */
 };
 
@@ -101,7 +105,15 @@ static bool answer_request(struct connection *connection)
 	struct http_response response = { 0 };
 	bool queued;
 
-	api_handle(connection->server->vmm, &reader->request, &response);
+	api_handle_later(connection->server->vmm, &reader->request, &connection->server->later,
+			 &response);
+	if (response.status == 0) {
+		connection->waiting = true;
+		connection->keep_alive = reader->request.keep_alive;
+		connection->minor_version = reader->request.minor_version;
+		http_reader_reset(reader);
+		return true;
+	}
 	queued = queue_answer(connection, &response, reader->request.minor_version,
 			      reader->request.keep_alive);
 	http_response_clear(&response);
@@ -195,6 +207,8 @@ static bool connection_advance(struct connection *connection)
 			return loop_modify(loop, &connection->source, EPOLLOUT) == 0;
 		if (connection->closing)
 			return start_lingering(connection);
+		if (connection->waiting)
+			return loop_modify(loop, &connection->source, 0) == 0;
 		if (connection->input_next == connection->input_bytes)
 			break;
 		if (!use_input(connection))
@@ -210,12 +224,34 @@ static void on_connection(struct loop_source *source, uint32_t events)
 
 	if (connection->lingering)
 		goes_on = linger(connection);
+	else if (connection->waiting)
+		goes_on = false; /* only its end is reported: nobody waits any more */
 	else if (connection->output)
 		goes_on = connection_advance(connection);
 	else
 		goes_on = read_input(connection) && connection_advance(connection);
 	if (!goes_on)
 		connection_close(connection);
+}
+
+/* Whoever has asked may be gone by now. */
+static void on_later_answer(struct api_later *later, struct http_response *response)
+{
+	struct api_server *server = container_of(later, struct api_server, later);
+
+	for (size_t i = 0; i < ARRAY_SIZE(server->connections); i++) {
+		struct connection *connection = server->connections[i];
+
+		if (!connection || !connection->waiting)
+			continue;
+		connection->waiting = false;
+		if (!queue_answer(connection, response, connection->minor_version,
+				  connection->keep_alive) ||
+		    !connection_advance(connection))
+			connection_close(connection);
+		break;
+	}
+	http_response_clear(response);
 }
 
 static unsigned int count_serving(const struct api_server *server)
@@ -330,6 +366,7 @@ int api_server_create(struct api_server **out, struct loop *loop, struct vmm *vm
 	server->vmm = vmm;
 	server->max_payload_bytes = options->max_payload_bytes ? options->max_payload_bytes
 							       : HTTP_DEFAULT_PAYLOAD_BYTES;
+	server->later.on_answer = on_later_answer;
 	server->listener.fd = -1;
 	server->spare_fd = -1;
 	result = api_socket_open(&server->socket, options->socket_path, err);

@@ -449,11 +449,29 @@ static bool format_field(const struct config_field *field, const void *member, j
 	case CONFIG_OBJECT:
 		*json = config_format_object(field->object, member);
 		break;
-	case CONFIG_LIST: /* only requests have lists, and requests are not shown */
+	case CONFIG_LIST: /* format_list() */
 	case CONFIG_REFUSED:
 		return true;
 	}
 	return *json != NULL;
+}
+
+/* One that is empty is left out, as an absent string is. */
+static bool format_list(const struct config_field *field, const void *value, json_t *json)
+{
+	void *list = (void *)(uintptr_t)value;
+	unsigned int count = *list_count(list, field);
+	json_t *entries = count ? json_array() : NULL;
+
+	for (unsigned int i = 0; i < count; i++) {
+		if (json_array_append_new(
+			    entries,
+			    config_format_object(field->object, list_entry(list, field, i))) < 0) {
+			json_decref(entries);
+			return false;
+		}
+	}
+	return count == 0 || json_object_set_new(json, field->name, entries) == 0;
 }
 
 json_t *config_format_object(const struct config_object *object, const void *value)
@@ -464,8 +482,14 @@ json_t *config_format_object(const struct config_object *object, const void *val
 		const struct config_field *field = &object->fields[i];
 		json_t *member = NULL;
 
-		if (field->type != CONFIG_LIST &&
-		    (field->type == CONFIG_OBJECT || field->present_offset) &&
+		if (field->type == CONFIG_LIST) {
+			if (!format_list(field, value, json)) {
+				json_decref(json);
+				return NULL;
+			}
+			continue;
+		}
+		if ((field->type == CONFIG_OBJECT || field->present_offset) &&
 		    !*present_flag((void *)(uintptr_t)value, field))
 			continue;
 		if (!format_field(field, const_member_of(value, field), &member) ||

@@ -220,10 +220,10 @@ OBJECT(config_drive_override_object, "drive override", drive_override_config,
        drive_override_fields);
 
 #define LOAD(member) .name = #member, .offset = offsetof(struct snapshot_load_config, member)
-#define LOAD_LIST(list, count, table)                                            \
-	LOAD(list), .type = CONFIG_LIST, .nullable = true, .object = &(table),   \
-		    .max = ARRAY_SIZE(((struct snapshot_load_config *)0)->list), \
-		    .present_offset = offsetof(struct snapshot_load_config, count)
+#define OVERRIDES(type_, list, count, table)                                                \
+	.name = #list, .offset = offsetof(struct type_, list), .type = CONFIG_LIST,         \
+	.nullable = true, .object = &(table), .max = ARRAY_SIZE(((struct type_ *)0)->list), \
+	.present_offset = offsetof(struct type_, count)
 static const struct config_field snapshot_load_fields[] = {
 	{ LOAD(snapshot_path), .type = CONFIG_STRING, .required = true },
 	{ LOAD(mem_file_path), .type = CONFIG_STRING, .nullable = true, .deprecated = true },
@@ -235,10 +235,27 @@ static const struct config_field snapshot_load_fields[] = {
 	{ LOAD(clock_realtime), .type = CONFIG_BOOL },
 	{ LOAD(huge_pages), .type = CONFIG_ENUM, .nullable = true, .names = huge_pages_names,
 	  .present_offset = offsetof(struct snapshot_load_config, has_huge_pages) },
-	{ LOAD_LIST(network_overrides, network_override_count, config_network_override_object) },
-	{ LOAD_LIST(drive_overrides, drive_override_count, config_drive_override_object) },
+	{ OVERRIDES(snapshot_load_config, network_overrides, network_override_count,
+		    config_network_override_object) },
+	{ OVERRIDES(snapshot_load_config, drive_overrides, drive_override_count,
+		    config_drive_override_object) },
 };
 OBJECT(config_snapshot_load_object, "snapshot load", snapshot_load_config, snapshot_load_fields);
+
+#define FORK(member) .name = #member, .offset = offsetof(struct snapshot_fork_config, member)
+static const struct config_field snapshot_fork_fields[] = {
+	{ FORK(api_socket_path), .type = CONFIG_STRING, .required = true },
+	{ FORK(id), .type = CONFIG_STRING, .nullable = true },
+	{ FORK(serial_out_path), .type = CONFIG_STRING, .nullable = true },
+	{ FORK(log_path), .type = CONFIG_STRING, .nullable = true },
+	{ FORK(metrics_path), .type = CONFIG_STRING, .nullable = true },
+	{ FORK(resume_vm), .type = CONFIG_BOOL },
+	{ OVERRIDES(snapshot_fork_config, network_overrides, network_override_count,
+		    config_network_override_object) },
+	{ OVERRIDES(snapshot_fork_config, drive_overrides, drive_override_count,
+		    config_drive_override_object) },
+};
+OBJECT(config_snapshot_fork_object, "snapshot fork", snapshot_fork_config, snapshot_fork_fields);
 
 void config_machine_defaults(struct machine_config *machine)
 {

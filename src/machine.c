@@ -170,8 +170,10 @@ int machine_open_console(struct machine *machine, const struct vm_config *config
 int machine_boot(struct machine *machine, const struct vm_config *config, struct error *err)
 {
 	struct boot_entry entry = { 0 };
-	int result = load_kernel(machine, config, &entry, err);
+	int result = machine_share_memory(machine, err);
 
+	if (result == 0)
+		result = load_kernel(machine, config, &entry, err);
 	machine_mark(machine, STARTUP_KERNEL);
 	if (result == 0)
 		result = machine_open_disks(machine, config, err);
@@ -186,6 +188,8 @@ int machine_boot(struct machine *machine, const struct vm_config *config, struct
 		result = vcpus_set_entry(machine->vcpus, &entry, err);
 	if (result == 0)
 		result = machine_open_console(machine, config, err);
+	if (result == 0)
+		result = machine_prepare_fork(machine, err);
 	machine_mark(machine, STARTUP_DEVICES);
 	machine->config = NULL;
 	return result;
@@ -223,6 +227,7 @@ void machine_destroy(struct machine *machine)
 	vm_close(&machine->vm);
 	machine_mark(machine, STARTUP_CLOSED);
 	machine_release_memory(machine);
+	close_fd(&machine->state_fd);
 	free(machine);
 }
 

@@ -65,10 +65,28 @@ int machine_save(struct machine *machine, const struct vm_config *config,
 /* The configuration within a state file, into `config`, which is zeroed first. */
 int machine_read_config(struct state_file *state, struct vm_config *config, struct error *err);
 
+struct machine_fork {
+	uint64_t pause_ns, copied_bytes; /* how long the guest stood still; of its memory */
+	/* The machine's: for forker_send() only, and as they are until the next fork. */
+	int state_fd, base_fd, own_fd;
+};
+
+/* Whether the machine can be forked at all; the message is a sentence. */
+int machine_check_fork(const struct machine *machine, struct error *err);
+
+/*
+ * Freezes what another process goes on from. The machine runs, or does not (`running`), and does so
+ * afterwards, whatever the result.
+ */
+int machine_fork(struct machine *machine, const struct vm_config *config, bool running,
+		 struct machine_fork *fork, struct error *err);
+
 struct machine_restore_request {
 	struct state_file *state; /* the rest of it */
 	const char *memory_path;  /* a file, or with `uffd` the socket of who brings it */
 	bool uffd;
+	bool forked; /* from another process's memory, the next two, instead of memory_path */
+	int base_fd, own_fd;	      /* base_fd is taken over */
 	const char *working_set_path; /* NULL: none */
 	bool clock_realtime;	      /* the guest's time goes on as if it had never stopped */
 };

@@ -47,12 +47,12 @@ static int create_vm(struct machine *machine, struct error *err)
 			err, EINVAL,
 			"vcpu_count: this host gives a virtual machine at most %u vCPUs, not %llu",
 			vm_max_vcpus(&machine->vm), (unsigned long long)shape->vcpu_count);
-	machine->tracks_dirty = shape->track_dirty_pages;
+	/* What a fork has to copy is known by the same record. */
+	machine->tracks_dirty = shape->track_dirty_pages || machine->request.options->forker;
 	if (result == 0 && machine->tracks_dirty)
 		result = memory_track_dirty(&machine->memory, err);
 	if (result == 0)
-		result = vm_set_memory(&machine->vm, &machine->memory, shape->track_dirty_pages,
-				       err);
+		result = vm_set_memory(&machine->vm, &machine->memory, machine->tracks_dirty, err);
 	return result < 0 ? result : vm_create_irqchip(&machine->vm, err);
 }
 
@@ -134,6 +134,7 @@ int machine_prepare(struct machine **out, const struct machine_request *request,
 	machine->shape.cpu_template = NULL; /* the only one is None */
 	machine->vm = (struct vm) { .kvm_fd = -1, .fd = -1 };
 	machine->exit_source.fd = -1;
+	machine->state_fd = -1;
 	machine_init_interfaces(machine);
 	for (unsigned int i = 0; i < CONFIG_MAX_DRIVES; i++)
 		machine->drives[i].interrupt_fd = -1;

@@ -63,7 +63,21 @@ struct machine {
 	struct uffd *uffd;	      /* NULL: nobody brings this machine's memory */
 	char *working_set_path;	      /* while it is to be recorded; owned */
 	struct loop_timer working_set_timer;
+	bool has_parent; /* it began as another's fork */
+	int state_fd;	 /* where a fork's state is handed over; -1: this machine is not forked */
 };
+
+/*
+ * machine_fork.c. Memory of a machine that boots, so that it can be forked; and, as the last thing
+ * of a boot or load, the file for its forks' state: the filter allows to make neither later.
+ */
+int machine_share_memory(struct machine *machine, struct error *err);
+int machine_prepare_fork(struct machine *machine, struct error *err);
+
+/* All sections of a state file. The machine is at rest. */
+int machine_put_state(struct machine *machine, const struct vm_config *config,
+		      const struct memory_file_id *id, struct state_writer *writer,
+		      struct error *err);
 
 /* machine_memory.c. Memory that the process behind the socket `path` brings. */
 int machine_attach_handler(struct machine *machine, const char *path, struct error *err);

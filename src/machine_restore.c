@@ -57,6 +57,9 @@ static int map_memory(struct machine *machine, const struct machine_restore_requ
 	result = state_done(&section, err);
 	if (result < 0)
 		return result;
+	machine->has_parent = restore->forked;
+	if (restore->forked)
+		return memory_map_forked(&machine->memory, restore->base_fd, restore->own_fd, err);
 	machine->has_snapshot = true;
 	if (restore->uffd)
 		return machine_attach_handler(machine, restore->memory_path, err);
@@ -66,6 +69,12 @@ static int map_memory(struct machine *machine, const struct machine_restore_requ
 		return result;
 	if (memory_map_file(&machine->memory, fd, err) < 0)
 		return error_prefix(err, "memory file %s", restore->memory_path);
+	/* Only what is mapped from the file is shared with those that fork from here. */
+	if (machine->request.options->forker && machine->memory.base_fd >= 0) {
+		result = memory_enable_fork(&machine->memory, err);
+		if (result < 0)
+			return result;
+	}
 	return machine_use_working_set(machine, restore->working_set_path, err);
 }
 
@@ -169,6 +178,8 @@ int machine_restore(struct machine *machine, const struct vm_config *config,
 		result = open_console(machine, config, state, err);
 	if (result == 0)
 		result = state_file_check_taken(state, err);
+	if (result == 0)
+		result = machine_prepare_fork(machine, err);
 	if (result == 0)
 		result = vmgenid_announce(&machine->vmgenid, &machine->vm, err);
 	if (result == 0)

@@ -67,9 +67,9 @@ static void put_identity(const struct machine *machine, const struct memory_file
 	state_end(writer);
 }
 
-static int put_machine(struct machine *machine, const struct vm_config *config,
-		       const struct memory_file_id *id, struct state_writer *writer,
-		       struct error *err)
+int machine_put_state(struct machine *machine, const struct vm_config *config,
+		      const struct memory_file_id *id, struct state_writer *writer,
+		      struct error *err)
 {
 	int result;
 
@@ -135,7 +135,7 @@ int machine_save(struct machine *machine, const struct vm_config *config,
 	int result;
 
 	state_writer_init(&writer);
-	result = put_machine(machine, config, &id, &writer, err);
+	result = machine_put_state(machine, config, &id, &writer, err);
 	if (result == 0)
 		result = save_memory(machine, &id, snapshot, &memory, err);
 	if (result == 0)

@@ -12,6 +12,7 @@
 
 #include "mayfly/api.h"
 #include "mayfly/filters.h"
+#include "mayfly/forker.h"
 #include "mayfly/memory_file.h"
 #include "mayfly/signals.h"
 #include "mayfly/snapshot.h"
@@ -27,6 +28,10 @@ struct process {
 	struct vmm *vmm;
 	struct api_server *api;
 	struct startup_trace *trace; /* NULL: nobody wants it */
+	struct forker forker;
+	/* What the forker of another monitor made this process for. */
+	struct forker_order order;
+	struct snapshot_fork_config fork;
 };
 
 static int complain(const struct error *err, int exit_code)
@@ -77,6 +82,8 @@ static int configured_start(struct process *process, struct options *options, st
 {
 	int result;
 
+	if (process->order.given)
+		return vmm_load_fork(process->vmm, &process->fork, &process->order, err);
 	if (options->command == OPTIONS_RUN) {
 		result = set_words(process->vmm, &options->config, err);
 		return result < 0 ? result : vmm_start(process->vmm, err);
@@ -102,12 +109,13 @@ static int set_up(struct process *process, struct options *options, struct error
 {
 	struct vmm_options vmm_options = {
 		.id = options->id,
-		.serial_input = true,
-		.serial_escape = options->command == OPTIONS_RUN,
+		.serial_input = !process->order.given,
+		.serial_escape = options->command == OPTIONS_RUN && !process->order.given,
 		.boot_timer = options->boot_timer,
 		.start_time_us = options->start_time_us,
 		.filters = &process->filters,
 		.startup_trace = process->trace,
+		.forker = options->enable_fork ? &process->forker : NULL,
 	};
 	struct metrics_config metrics = { .metrics_path = (char *)options->metrics_path };
 	int result;
@@ -135,6 +143,8 @@ static int set_up(struct process *process, struct options *options, struct error
 		result = api_server_create(&process->api, &process->loop, process->vmm, &api, err);
 		if (result == 0)
 			signals_set_socket_path(options->api_socket);
+		else if (process->order.given)
+			result = error_prefix(err, "api_socket_path");
 	}
 	startup_mark(process->trace, STARTUP_API);
 	/* Who connects meanwhile waits: a monitor that answers is prepared. */
@@ -144,8 +154,25 @@ static int set_up(struct process *process, struct options *options, struct error
 	return result;
 }
 
-static void tear_down(struct process *process)
+/* A process that another monitor's forker made: what is its own in place of what was the first's.
+ */
+static int take_order(struct process *process, struct options *options, struct error *err)
 {
+	if (!process->order.given)
+		return 0;
+	if (vmm_read_order(&process->order, &process->fork, err) < 0)
+		return error_prefix(err, "the order of a fork");
+	options->api_socket = process->fork.api_socket_path;
+	options->id = process->fork.id;
+	options->metrics_path = NULL;
+	options->start_time_us = 0;
+	process->trace = NULL;
+	return 0;
+}
+
+static void tear_down(struct process *process, const struct error *err)
+{
+	forker_close(&process->forker);
 	if (process->vmm)
 		vmm_destroy(process->vmm);
 	signals_set_socket_path(NULL);
@@ -155,11 +182,18 @@ static void tear_down(struct process *process)
 	filters_clear(&process->filters);
 	startup_mark(process->trace, STARTUP_TORN_DOWN);
 	log_close(&process->log);
+	/* Now that nothing of it is left. */
+	forker_report(&process->order, err);
+	forker_order_clear(&process->order);
+	config_clear(&config_snapshot_fork_object, &process->fork);
 }
 
 static int run_loop(struct process *process, struct error *err)
 {
-	int result = loop_run(&process->loop);
+	int result;
+
+	forker_report(&process->order, err);
+	result = loop_run(&process->loop);
 
 	if (result >= 0)
 		return result;
@@ -183,22 +217,27 @@ static bool claim_standard_descriptors(void)
 
 static int run_process(struct options *options, struct startup_trace *trace)
 {
-	struct process process = { .loop = { .epoll_fd = -1 },
-				   .trace = options->startup_trace ? trace : NULL };
+	struct process process = { .loop = { .epoll_fd = -1, .urgent_fd = -1 },
+				   .trace = options->startup_trace ? trace : NULL,
+				   .forker = { .fd = -1 } };
 	struct error err = { 0 }, trace_err = { 0 };
-	int exit_code;
+	int exit_code, result;
 
+	/* While there is nothing yet that a new process should not have. */
+	result = options->enable_fork ? forker_start(&process.forker, &process.order, &err) : 0;
 	log_init(&process.log);
 	/* A service's log should tell its life; a person's terminal belongs to the guest. */
 	process.log.level = options->command == OPTIONS_RUN ? LOG_WARN : LOG_INFO;
-	if (set_up(&process, options, &err) < 0)
+	if (result == 0)
+		result = take_order(&process, options, &err);
+	if (result < 0 || set_up(&process, options, &err) < 0)
 		exit_code = VMM_EXIT_ERROR;
 	else if (configured_start(&process, options, &err) < 0)
 		exit_code = VMM_EXIT_BAD_CONFIG;
 	else
 		exit_code = run_loop(&process, &err);
 	/* First the terminal back, then words on it. */
-	tear_down(&process);
+	tear_down(&process, &err);
 	if (startup_trace_finish(trace, &trace_err) < 0)
 		complain(&trace_err, 0);
 	return err.code ? complain(&err, exit_code) : exit_code;

@@ -3,7 +3,7 @@
  * include/mayfly/memory.h.
  *
  *	anonymous	private pages of this process: memory_create()
- *	shared base	a memfd which holds every change: memory_create_shared()
+ *	shared base	a memfd which holds every change: memory_share()
  *	private base	a file that nobody changes, memory_map_file(), or a memfd which
  *			nobody changes any more, memory_freeze(): what is written becomes
  *			this process's own, page by page
@@ -138,7 +138,7 @@ int memory_create(struct memory *memory, uint64_t size_bytes, enum huge_pages hu
 {
 	int result;
 
-	*memory = (struct memory) { .base_fd = -1 };
+	*memory = (struct memory) { .base_fd = -1, .own_fd = -1 };
 	result = map_regions(memory, size_bytes, huge_pages, err);
 	if (result < 0)
 		memory_destroy(memory);
@@ -173,31 +173,24 @@ static int make_base(uint64_t size_bytes, struct error *err)
 	return take_fd(&fd);
 }
 
-int memory_create_shared(struct memory *memory, uint64_t size_bytes, enum huge_pages huge_pages,
-			 struct error *err)
+int memory_share(struct memory *memory, struct error *err)
 {
 	uint64_t offset = 0;
 	int result;
 
-	*memory = (struct memory) { .base_fd = -1 };
-	if (huge_pages == HUGE_PAGES_2M)
+	if (memory->huge_pages == HUGE_PAGES_2M)
 		return error_set(err, EINVAL,
 				 "memory of 2 MiB pages cannot be shared with another process");
-	result = memory_create(memory, size_bytes, huge_pages, err);
-	if (result < 0)
-		return result;
-	memory->base_fd = result = make_base(size_bytes, err);
+	memory->base_fd = result = make_base(memory->size_bytes, err);
 	for (unsigned int i = 0; result >= 0 && i < memory->region_count; i++) {
 		struct memory_region *region = &memory->regions[i];
 
 		result = map_base(region, memory->base_fd, offset, MAP_SHARED, err);
-		advise_page_size(region, huge_pages);
+		advise_page_size(region, memory->huge_pages);
 		offset += region->size_bytes;
 	}
-	if (result < 0) {
-		memory_destroy(memory);
+	if (result < 0)
 		return result;
-	}
 	memory->shared = true;
 	return 0;
 }
@@ -208,9 +201,12 @@ void memory_destroy(struct memory *memory)
 		region_unmap(&memory->regions[i]);
 	if (memory->region_count) /* of a struct that was never made, 0 is no descriptor of ours */
 		close_fd(&memory->base_fd);
+	if (memory->region_count)
+		close_fd(&memory->own_fd);
+	free(memory->unforked);
 	memory_finish_freeze(memory);
 	free(memory->dirty);
-	*memory = (struct memory) { .base_fd = -1 };
+	*memory = (struct memory) { .base_fd = -1, .own_fd = -1 };
 }
 
 /* Whole extents of the file, so that what is a hole in it stays untouched memory. */

@@ -4,14 +4,7 @@
  */
 #include <stdatomic.h>
 
-#include "mayfly/memory.h"
-
-#define WORD_BITS 64
-
-static uint64_t word_count(const struct memory *memory)
-{
-	return (memory->size_bytes / PAGE_SIZE_BYTES + WORD_BITS - 1) / WORD_BITS;
-}
+#include "memory_private.h"
 
 int memory_track_dirty(struct memory *memory, struct error *err)
 {
@@ -19,21 +12,28 @@ int memory_track_dirty(struct memory *memory, struct error *err)
 		memory_clear_dirty(memory);
 		return 0;
 	}
-	memory->dirty = calloc(word_count(memory), sizeof(*memory->dirty));
+	memory->dirty = calloc(memory_dirty_words(memory), sizeof(*memory->dirty));
 	if (!memory->dirty)
 		return error_set(err, ENOMEM, "no memory for the record of dirty pages");
 	return 0;
 }
 
-static void mark(const struct memory *memory, uint64_t first_page, uint64_t last_page)
+static void mark(_Atomic uint64_t *bitmap, uint64_t page)
+{
+	_Atomic uint64_t *word = &bitmap[page / MEMORY_WORD_BITS];
+	uint64_t bit = 1ULL << page % MEMORY_WORD_BITS;
+
+	/* Rings are written again and again: a read shared by all threads is cheaper. */
+	if (!(atomic_load_explicit(word, memory_order_relaxed) & bit))
+		atomic_fetch_or_explicit(word, bit, memory_order_relaxed);
+}
+
+static void mark_pages(const struct memory *memory, uint64_t first_page, uint64_t last_page)
 {
 	for (uint64_t page = first_page; page <= last_page; page++) {
-		_Atomic uint64_t *word = &memory->dirty[page / WORD_BITS];
-		uint64_t bit = 1ULL << page % WORD_BITS;
-
-		/* Rings are written again and again: a read shared by all threads is cheaper. */
-		if (!(atomic_load_explicit(word, memory_order_relaxed) & bit))
-			atomic_fetch_or_explicit(word, bit, memory_order_relaxed);
+		mark(memory->dirty, page);
+		if (memory->unforked)
+			mark(memory->unforked, page);
 	}
 }
 
@@ -49,8 +49,8 @@ void memory_mark_dirty_slow(const struct memory *memory, const void *hva, size_t
 
 		if (at >= region->hva && at < region->hva + region->size_bytes) {
 			offset += (uint64_t)(at - region->hva);
-			mark(memory, offset / PAGE_SIZE_BYTES,
-			     (offset + length_bytes - 1) / PAGE_SIZE_BYTES);
+			mark_pages(memory, offset / PAGE_SIZE_BYTES,
+				   (offset + length_bytes - 1) / PAGE_SIZE_BYTES);
 			return;
 		}
 		offset += region->size_bytes;
@@ -64,8 +64,10 @@ void memory_add_dirty(struct memory *memory, unsigned int index, const uint64_t 
 	for (unsigned int i = 0; i < index; i++)
 		page += memory->regions[i].size_bytes / PAGE_SIZE_BYTES;
 	for (uint64_t i = 0; i < pages; i++) {
-		if (bitmap[i / WORD_BITS] >> i % WORD_BITS & 1)
-			mark(memory, page + i, page + i);
+		if (bitmap[i / MEMORY_WORD_BITS] == 0)
+			i |= MEMORY_WORD_BITS - 1;
+		else if (bitmap[i / MEMORY_WORD_BITS] >> i % MEMORY_WORD_BITS & 1)
+			mark_pages(memory, page + i, page + i);
 	}
 }
 
@@ -73,11 +75,11 @@ bool memory_is_dirty(const struct memory *memory, uint64_t offset)
 {
 	uint64_t page = offset / PAGE_SIZE_BYTES;
 
-	return memory->dirty[page / WORD_BITS] >> page % WORD_BITS & 1;
+	return memory->dirty[page / MEMORY_WORD_BITS] >> page % MEMORY_WORD_BITS & 1;
 }
 
 void memory_clear_dirty(struct memory *memory)
 {
-	for (uint64_t i = 0; i < word_count(memory); i++)
+	for (uint64_t i = 0; i < memory_dirty_words(memory); i++)
 		memory->dirty[i] = 0;
 }

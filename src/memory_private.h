@@ -1,4 +1,4 @@
-/* What the files of the memory module share: memory.c (access) and memory_backing.c (pages). */
+/* What the files of the memory module share. */
 #ifndef MAYFLY_SRC_MEMORY_PRIVATE_H
 #define MAYFLY_SRC_MEMORY_PRIVATE_H
 
@@ -7,5 +7,13 @@
 /* `length` bytes of the file at `offset`; a file that is too short is -EINVAL. */
 int memory_read_fully(int fd, uint64_t offset, uint8_t *destination, uint64_t length,
 		      const char *what, struct error *err);
+
+/* Records of dirty pages are arrays of such words. */
+#define MEMORY_WORD_BITS 64
+
+static inline uint64_t memory_dirty_words(const struct memory *memory)
+{
+	return (memory->size_bytes / PAGE_SIZE_BYTES + MEMORY_WORD_BITS - 1) / MEMORY_WORD_BITS;
+}
 
 #endif

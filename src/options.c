@@ -84,6 +84,7 @@ void options_print_help(void)
 		      stdout);
 	fputs("\n"
 	      "Snapshots:\n"
+	      "  --enable-fork        PUT /snapshot/fork can make a second microVM of the one that runs\n"
 	      "  --describe-snapshot FILE\n"
 	      "                       what a state file holds; with --json, for programs\n"
 	      "  --snapshot-version   the version of the format that this Mayfly writes\n"
@@ -116,6 +117,9 @@ bool options_take_common(struct options *options, int code, const char *argument
 		return true;
 	case OPTIONS_NO_SECCOMP:
 		options->no_seccomp = true;
+		return true;
+	case OPTIONS_ENABLE_FORK:
+		options->enable_fork = true;
 		return true;
 	case OPTIONS_LOG_PATH:
 		options->logger.log_path = (char *)argument;

@@ -40,6 +40,7 @@ struct options {
 	bool json; /* what is described, for programs */
 	const char *merge_base, *merge_diff;
 	bool boot_timer;
+	bool enable_fork;
 	uint64_t max_payload_bytes;
 	uint64_t start_time_us;
 	bool prepare;		 /* a machine of the shape config.machine */

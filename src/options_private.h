@@ -17,6 +17,7 @@ enum {
 	OPTIONS_STARTUP_TRACE,
 	OPTIONS_SECCOMP_FILTER,
 	OPTIONS_NO_SECCOMP,
+	OPTIONS_ENABLE_FORK,
 	OPTIONS_FIRST_PRIVATE,
 };
 
@@ -31,6 +32,7 @@ enum {
 		{ "startup-trace", required_argument, NULL, OPTIONS_STARTUP_TRACE },   \
 		{ "seccomp-filter", required_argument, NULL, OPTIONS_SECCOMP_FILTER }, \
 		{ "no-seccomp", no_argument, NULL, OPTIONS_NO_SECCOMP },               \
+		{ "enable-fork", no_argument, NULL, OPTIONS_ENABLE_FORK },             \
 		{ "help", no_argument, NULL, 'h' },                                    \
 	{                                                                              \
 		"version", no_argument, NULL, 'V'                                      \

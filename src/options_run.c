@@ -52,7 +52,7 @@ void options_print_run_help(void)
 	      "  --mem SIZE           256M, 2G, or a number of MiB (default 128M)\n"
 	      "  --api-sock PATH      also listen for clients of the REST API\n"
 	      "  --id, --log-path, --level, --module, --show-level, --show-log-origin, --metrics-path,\n"
-	      "  --startup-trace, --seccomp-filter, --no-seccomp\n"
+	      "  --startup-trace, --seccomp-filter, --no-seccomp, --enable-fork\n"
 	      "                       as in mayfly --help\n"
 	      "\n"
 	      "Example:\n"

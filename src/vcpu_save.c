@@ -172,6 +172,11 @@ static int get_state(struct vcpu *vcpu, struct vcpu_state *state, struct error *
 	return 0;
 }
 
+int vcpus_prepare_save(struct vcpus *vcpus, struct error *err)
+{
+	return find_msrs(vcpus, err);
+}
+
 int vcpus_save(struct vcpus *vcpus, struct state_writer *writer, struct error *err)
 {
 	cleanup_free struct vcpu_state *state = malloc(sizeof(*state));

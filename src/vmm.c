@@ -49,6 +49,7 @@ int vmm_create(struct vmm **out, struct loop *loop, struct log *log,
 	vmm->loop = loop;
 	vmm->log = log;
 	vmm->options = *options;
+	vmm->fork.source.fd = -1;
 	result = set_id(vmm, options->id ? options->id : DEFAULT_ID, err);
 	if (result < 0) {
 		free(vmm);
@@ -68,6 +69,7 @@ void vmm_destroy(struct vmm *vmm)
 	if (vmm->state != VMM_NOT_STARTED && vmm->metrics.fd >= 0 &&
 	    vmm_flush_metrics(vmm, &err) < 0)
 		log_error(vmm->log, "the last metrics are lost: %s", err.message);
+	vmm_forget_fork(vmm);
 	machine_destroy(vmm->machine);
 	metrics_close(&vmm->metrics, vmm->loop);
 	config_vm_clear(&vmm->config);

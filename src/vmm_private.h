@@ -6,6 +6,17 @@
 #include "mayfly/vmm.h"
 #include "metrics.h"
 
+/* A fork that is under way. */
+struct vmm_fork {
+	struct loop_source source; /* the forker's answer */
+	/* NULL: none is */
+	void (*on_forked)(void *context, const struct vmm_fork_report *report,
+			  const struct error *err);
+	void *context;
+	struct vmm_fork_report report;
+	uint64_t start_ns;
+};
+
 struct vmm {
 	struct loop *loop;
 	struct log *log;
@@ -18,6 +29,7 @@ struct vmm {
 	bool prepares;		 /* this process waits with a prepared machine (vmm_prepare()) */
 	struct metrics metrics;
 	bool landlocked;
+	struct vmm_fork fork;
 };
 
 /* -EPERM with the words that clients match. */
@@ -34,6 +46,14 @@ void vmm_drop_machine(struct vmm *vmm);
 /* The last step of a start before the guest: the timer of the metrics, then this thread's filter of
  * system calls. */
 int vmm_enter_filters(struct vmm *vmm, struct error *err);
+
+/* A configuration out of a state, with the overrides of a load; then as this microVM's. */
+int vmm_override_config(struct vm_config *config, const struct snapshot_load_config *load,
+			struct error *err);
+int vmm_take_config(struct vmm *vmm, const struct vm_config *config, struct error *err);
+
+/* Nobody is told of the fork that is under way. */
+void vmm_forget_fork(struct vmm *vmm);
 
 /* The first metrics of a guest, if they were asked for. */
 void vmm_begin_metrics(struct vmm *vmm);

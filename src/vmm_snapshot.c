@@ -133,10 +133,10 @@ static int check_twice(const struct snapshot_load_config *load, struct error *er
 	return 0;
 }
 
-static int override(struct vm_config *config, const struct snapshot_load_config *load,
-		    struct error *err)
+int vmm_override_config(struct vm_config *config, const struct snapshot_load_config *load,
+			struct error *err)
 {
-	int result = 0;
+	int result = check_twice(load, err);
 
 	for (unsigned int i = 0; result == 0 && i < load->network_override_count; i++)
 		result = override_interface(config, &load->network_overrides[i], err);
@@ -161,7 +161,7 @@ static int take_boot_source(struct vmm *vmm, const struct vm_config *config, str
 }
 
 /* All that a configuration is checked for goes for one out of a state file, too. */
-static int take_config(struct vmm *vmm, const struct vm_config *config, struct error *err)
+int vmm_take_config(struct vmm *vmm, const struct vm_config *config, struct error *err)
 {
 	int result = take_boot_source(vmm, config, err);
 
@@ -191,9 +191,9 @@ static int load(struct vmm *vmm, const struct snapshot_load_config *load_config,
 		return result;
 	result = machine_read_config(&state, &config, err);
 	if (result == 0)
-		result = override(&config, load_config, err);
+		result = vmm_override_config(&config, load_config, err);
 	if (result == 0)
-		result = take_config(vmm, &config, err);
+		result = vmm_take_config(vmm, &config, err);
 	config_vm_clear(&config);
 	restore.state = &state;
 	if (result == 0)

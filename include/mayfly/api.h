@@ -44,4 +44,17 @@ void api_server_destroy(struct api_server *server);
 void api_handle(struct vmm *vmm, const struct http_request *request,
 		struct http_response *response);
 
+/* Where an answer goes that takes longer than a turn of the loop: one at a time. */
+struct api_later {
+	/* The callee clears `response`. */
+	void (*on_answer)(struct api_later *later, struct http_response *response);
+};
+
+/*
+ * The same, with status 0 in `response` when the answer comes later (PUT /snapshot/fork). `later`
+ * is borrowed until then, or until the vmm is destroyed.
+ */
+void api_handle_later(struct vmm *vmm, const struct http_request *request, struct api_later *later,
+		      struct http_response *response);
+
 #endif

@@ -197,6 +197,19 @@ struct snapshot_load_config {
 	unsigned int drive_override_count;
 };
 
+struct snapshot_fork_config {
+	char *api_socket_path;
+	char *id;	       /* NULL: as this one's */
+	char *serial_out_path; /* these three NULL: nowhere, as this one's, nowhere */
+	char *log_path;
+	char *metrics_path;
+	bool resume_vm;
+	struct network_override_config network_overrides[CONFIG_MAX_INTERFACES];
+	unsigned int network_override_count;
+	struct drive_override_config drive_overrides[CONFIG_MAX_DRIVES];
+	unsigned int drive_override_count;
+};
+
 /* All of a microVM: what the config file holds and GET /vm/config answers. */
 struct vm_config {
 	bool has_boot_source, has_serial, has_logger, has_metrics;
@@ -273,6 +286,7 @@ extern const struct config_object config_action_object;
 extern const struct config_object config_vm_state_object;
 extern const struct config_object config_snapshot_create_object;
 extern const struct config_object config_snapshot_load_object;
+extern const struct config_object config_snapshot_fork_object;
 extern const struct config_object config_mem_backend_object;
 extern const struct config_object config_network_override_object;
 extern const struct config_object config_drive_override_object;

@@ -48,6 +48,10 @@ struct memory {
 	/* A bit for each page that the monitor wrote, in order of their offsets; NULL: not wanted.
 	 */
 	_Atomic uint64_t *dirty;
+	/* Of memory that can be forked (memory_enable_fork()): the same since the last fork, and
+	 * what was this process's own then, each page at its offset. */
+	_Atomic uint64_t *unforked;
+	int own_fd; /* -1: it cannot be forked */
 };
 
 /*
@@ -60,11 +64,12 @@ int memory_create(struct memory *memory, uint64_t size_bytes, enum huge_pages hu
 		  struct error *err);
 
 /*
- * The same in a memfd (base_fd) that holds every change and can be given to another process once
- * memory_freeze() was called. Not with HUGE_PAGES_2M (-EINVAL).
+ * Puts all of guest memory that was made just now into a memfd (base_fd) that holds every change
+ * and can be given to another process once memory_freeze() was called. Addresses stay as they are:
+ * KVM may know them already. Not with HUGE_PAGES_2M (-EINVAL). After a failure the memory is fit
+ * for memory_destroy() only.
  */
-int memory_create_shared(struct memory *memory, uint64_t size_bytes, enum huge_pages huge_pages,
-			 struct error *err);
+int memory_share(struct memory *memory, struct error *err);
 
 /*
  * Lays a file over all of guest memory that was made just now, from the file's beginning, which is
@@ -114,6 +119,30 @@ bool memory_write(const struct memory *memory, uint64_t gpa, const void *source,
  */
 int memory_load_file(struct memory *memory, uint64_t gpa, int fd, uint64_t offset, uint64_t length,
 		     const char *what, struct error *err);
+
+/*
+ * Forks of guest memory. The pages of a monitor are those of base_fd, which nobody changes once it
+ * is frozen, and its own, written since. Another process that is to go on from here maps the base
+ * too and takes the others from own_fd, into which memory_fork() copies what was written since the
+ * fork before. So nothing is ever copied that has not changed, and own_fd is no larger than what
+ * this process has of its own.
+ *
+ * All are for the main thread. memory_enable_fork() comes right after the memory was made, with a
+ * base (shared, or by memory_map_file()), and before anything is written to it; memory is tracked
+ * (memory_track_dirty()), and what KVM knows of dirty pages is in the record when memory_fork() is
+ * called, while nobody uses guest memory. `copied_bytes` is what it had to copy. After a failure
+ * the next one copies all that this one should have.
+ */
+int memory_enable_fork(struct memory *memory, struct error *err);
+int memory_fork(struct memory *memory, uint64_t *copied_bytes, struct error *err);
+
+/*
+ * The other side: lays another process's two files over memory of the same size that was made just
+ * now, which is forkable in turn. Takes base_fd over, whatever the result, and seals it against
+ * writing where it is a memfd; -EINVAL when it is too short, -EBUSY while somebody can write to it.
+ * `own_fd` is read, now. After a failure the memory is fit for memory_destroy() only.
+ */
+int memory_map_forked(struct memory *memory, int base_fd, int own_fd, struct error *err);
 
 /*
  * From here on memory_mark_dirty() keeps a record of what the monitor writes; what vCPUs write is

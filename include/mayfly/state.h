@@ -82,6 +82,9 @@ struct state_file {
  */
 int state_file_open(struct state_file *file, const char *path, struct error *err);
 
+/* The same of a file that is open, from its beginning; `fd` stays the caller's. */
+int state_file_read(struct state_file *file, int fd, struct error *err);
+
 /* The same of bytes in memory, which are borrowed until state_file_close(). */
 int state_file_parse(struct state_file *file, const void *bytes, size_t length_bytes,
 		     struct error *err);

@@ -40,6 +40,8 @@ enum vmm_exit {
 
 struct vmm;
 struct startup_trace;
+struct forker;
+struct forker_order;
 struct filters;
 
 struct vmm_options {
@@ -50,6 +52,7 @@ struct vmm_options {
 	uint64_t start_time_us; /* CLOCK_MONOTONIC at which the process was asked for; 0: unknown */
 	struct startup_trace *startup_trace; /* borrowed; NULL: nobody wants it */
 	const struct filters *filters;	     /* of system calls; borrowed; NULL: none */
+	struct forker *forker;		     /* borrowed; NULL: this microVM cannot be forked */
 };
 
 /* Makes the microVM's frame: nothing of KVM is touched. Borrows `loop` and `log`, which outlive it.
@@ -119,6 +122,34 @@ int vmm_create_snapshot(struct vmm *vmm, const struct snapshot_create_config *co
  */
 int vmm_load_snapshot(struct vmm *vmm, const struct snapshot_load_config *config,
 		      struct error *err);
+
+/* How a fork went. `err` is NULL when the new monitor is there, and `report` otherwise. */
+struct vmm_fork_report {
+	pid_t process_id;
+	uint64_t pause_us;     /* how long this guest stood still; 0 when it was paused already */
+	uint64_t copied_bytes; /* of its memory, meanwhile */
+	uint64_t ready_us;     /* until the new monitor answered */
+};
+
+/*
+ * Makes a second monitor of this one, with a copy of its microVM that shares its memory
+ * copy-on-write. Only begins: `on_forked` is called from the loop once the new monitor answers, has
+ * failed, or is not made; not after vmm_destroy(). This microVM goes on as it was.
+ */
+int vmm_fork(struct vmm *vmm, const struct snapshot_fork_config *config,
+	     void (*on_forked)(void *context, const struct vmm_fork_report *report,
+			       const struct error *err),
+	     void *context, struct error *err);
+
+/*
+ * The other side, in a process of the forker's (mayfly/forker.h): what it was made for, owned by
+ * the caller (config_clear()); and, once its API is there, the microVM, with the order's
+ * descriptors. After a failure of that the process has to end.
+ */
+int vmm_read_order(const struct forker_order *order, struct snapshot_fork_config *config,
+		   struct error *err);
+int vmm_load_fork(struct vmm *vmm, const struct snapshot_fork_config *config,
+		  struct forker_order *order, struct error *err);
 
 int vmm_send_ctrl_alt_del(struct vmm *vmm, struct error *err);
 int vmm_flush_metrics(struct vmm *vmm, struct error *err);

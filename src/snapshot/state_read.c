@@ -213,16 +213,12 @@ static int read_all(int fd, uint8_t *bytes, size_t length, struct error *err)
 	return 0;
 }
 
-static int open_file(struct state_file *file, const char *path, struct error *err)
+static int read_file(struct state_file *file, int fd, struct error *err)
 {
-	/* A FIFO would make the open wait. */
-	cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 	cleanup_free uint8_t *bytes = NULL;
 	struct stat status;
 	int result;
 
-	if (fd < 0)
-		return error_errno(err, "it cannot be opened");
 	if (fstat(fd, &status) < 0)
 		return error_errno(err, "it cannot be examined");
 	if (!S_ISREG(status.st_mode))
@@ -243,11 +239,31 @@ static int open_file(struct state_file *file, const char *path, struct error *er
 	return 0;
 }
 
+static int open_file(struct state_file *file, const char *path, struct error *err)
+{
+	/* A FIFO would make the open wait. */
+	cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+
+	if (fd < 0)
+		return error_errno(err, "it cannot be opened");
+	return read_file(file, fd, err);
+}
+
 int state_file_open(struct state_file *file, const char *path, struct error *err)
 {
 	*file = (struct state_file) { 0 };
 	if (open_file(file, path, err) < 0)
 		return error_prefix(err, "state file %s", path);
+	return 0;
+}
+
+int state_file_read(struct state_file *file, int fd, struct error *err)
+{
+	*file = (struct state_file) { 0 };
+	if (lseek(fd, 0, SEEK_SET) < 0)
+		return error_errno(err, "the state cannot be read");
+	if (read_file(file, fd, err) < 0)
+		return error_prefix(err, "the state");
 	return 0;
 }
 

@@ -86,6 +86,7 @@ int main(void)
 	struct token_bucket_config token_bucket = { 0 };
 	struct snapshot_create_config create = { .snapshot_type = SNAPSHOT_FULL };
 	struct snapshot_load_config load = { 0 };
+	struct snapshot_fork_config fork = { 0 };
 	struct machine_config machine;
 	struct drive_config drive;
 	json_t *objects = json_object(), *all = json_pack("{s:o, s:o}", "objects", objects, "routes", dump_routes());
@@ -107,6 +108,7 @@ int main(void)
 	dump_object(objects, &config_vm_state_object, &state);
 	dump_object(objects, &config_snapshot_create_object, &create);
 	dump_object(objects, &config_snapshot_load_object, &load);
+	dump_object(objects, &config_snapshot_fork_object, &fork);
 	dump_object(objects, &config_mem_backend_object, &load.mem_backend);
 	dump_object(objects, &config_network_override_object, &load.network_overrides[0]);
 	dump_object(objects, &config_drive_override_object, &load.drive_overrides[0]);

@@ -521,3 +521,74 @@ Test(api_socket, impossible_paths_are_refused_by_name)
 	assert_not_created("/nonexistent/api.socket", ENOENT, "/nonexistent/api.socket: its directory does not exist");
 	assert_not_created("/dev/null/api.socket", ENOTDIR, "/dev/null/api.socket");
 }
+
+#define FORK "PUT /snapshot/fork HTTP/1.1\r\nContent-Length: 26\r\n\r\n{\"api_socket_path\":\"/x.s\"}"
+#define FLUSH "PUT /actions HTTP/1.1\r\nContent-Length: 31\r\n\r\n{\"action_type\": \"FlushMetrics\"}"
+
+/* Begins a fork, and waits until the server has seen that: it answers in the order of what came. */
+static int begin_fork(void)
+{
+	int fd = client(), other = client();
+
+	send_text(fd, FORK);
+	do {
+		send_text(other, GET_VERSION);
+		cr_assert_eq(read_answer(other).status, 200);
+	} while (!strstr(vmm.calls, "fork /x.s"));
+	close(other);
+	return fd;
+}
+
+static void give_answer(void)
+{
+	int fd = client();
+
+	send_text(fd, FLUSH);
+	cr_assert_eq(read_answer(fd).status, 204);
+	close(fd);
+}
+
+Test(api_server, an_answer_may_come_later_while_others_are_served)
+{
+	int fd = begin_fork();
+	struct answer answer;
+
+	/* What the client sends meanwhile waits for its turn. */
+	send_text(fd, GET_VERSION);
+	give_answer();
+	answer = read_answer(fd);
+	cr_assert_eq(answer.status, 200);
+	cr_assert_str_eq(answer.body, "{\"pid\":7,\"pause_us\":300,\"copied_bytes\":0,\"ready_us\":2000}");
+	answer = read_answer(fd);
+	cr_assert_eq(answer.status, 200);
+	cr_assert(strstr(answer.body, "mayfly_version"));
+	close(fd);
+}
+
+Test(api_server, a_later_answer_may_be_a_refusal)
+{
+	int fd = begin_fork(), other = client();
+	struct answer answer;
+
+	vmm.failure = "no room";
+	send_text(other, FLUSH);
+	cr_assert_eq(read_answer(other).status, 400);
+	answer = read_answer(fd);
+	cr_assert_eq(answer.status, 400);
+	cr_assert_str_eq(answer.body, "{\"fault_message\":\"no room\"}");
+	close(fd);
+	close(other);
+}
+
+Test(api_server, a_client_that_does_not_wait_for_a_later_answer_is_forgotten)
+{
+	int fd = begin_fork();
+
+	close(fd);
+	/* Its end is seen, or not yet, when the answer comes. */
+	give_answer();
+	fd = begin_fork();
+	give_answer();
+	cr_assert_eq(read_answer(fd).status, 200);
+	close(fd);
+}

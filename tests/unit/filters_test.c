@@ -176,7 +176,15 @@ Test(filters, memory_is_never_made_executable)
 		cr_assert_eq(allowed(FILTERS_VMM, SYS_mmap, 4096, (uint64_t)protection),
 			     !(protection & PROT_EXEC));
 	cr_assert_not(allowed(FILTERS_VMM, SYS_mmap, 4096, PROT_EXEC | 1ULL << 32));
-	cr_assert_eq(verdict(FILTERS_VMM, SYS_mremap, 0, 0, 0), SECCOMP_RET_ERRNO | ENOMEM);
+}
+
+/* A fork moves a mapping; none is shared anew, and none grows in its place. */
+Test(filters, mappings_move_and_are_not_doubled)
+{
+	for (uint64_t flags = 0; flags < 8; flags++)
+		cr_assert_eq(verdict(FILTERS_VMM, SYS_mremap, 4096, 8192, flags) ==
+				     SECCOMP_RET_ALLOW,
+			     flags == MREMAP_MAYMOVE || flags == (MREMAP_MAYMOVE | MREMAP_FIXED));
 }
 
 Test(filters, signals_go_to_vcpus_and_to_the_end_only)

@@ -200,5 +200,28 @@ int vmm_send_ctrl_alt_del(struct vmm *vmm, struct error *err)
 
 int vmm_flush_metrics(struct vmm *vmm, struct error *err)
 {
+	static const struct vmm_fork_report report = { .process_id = 7, .pause_us = 300, .ready_us = 2000 };
+	struct error failure = { 0 };
+
+	if (vmm->on_forked) {
+		if (vmm->failure)
+			error_set(&failure, EINVAL, "%s", vmm->failure);
+		vmm->on_forked(vmm->fork_context, &report, vmm->failure ? &failure : NULL);
+		vmm->on_forked = NULL;
+	}
 	return note(vmm, err, "flush_metrics\n");
+}
+
+int vmm_fork(struct vmm *vmm, const struct snapshot_fork_config *config,
+	     void (*on_forked)(void *context, const struct vmm_fork_report *report, const struct error *err), void *context,
+	     struct error *err)
+{
+	int result = note(vmm, err, "fork %s id=%s serial=%s log=%s metrics=%s resume=%d net=%u drives=%u\n",
+			  config->api_socket_path, text(config->id), text(config->serial_out_path), text(config->log_path),
+			  text(config->metrics_path), config->resume_vm, config->network_override_count,
+			  config->drive_override_count);
+
+	vmm->on_forked = result == 0 ? on_forked : NULL;
+	vmm->fork_context = context;
+	return result;
 }

@@ -12,6 +12,9 @@ struct vmm {
 	struct vm_config config;
 	struct log log;
 	const char *failure; /* not NULL: every call fails with this message */
+	/* A fork's answer, which is given with the next FlushMetrics; NULL: none is under way. */
+	void (*on_forked)(void *context, const struct vmm_fork_report *report, const struct error *err);
+	void *fork_context;
 	char calls[4096];    /* one line a call: its name and what tells it from others */
 };
 

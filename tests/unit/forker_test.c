@@ -1,0 +1,158 @@
+/*
+ * The forker: src/forker.c. A process of the test's is the first monitor; those that its forker makes do what the words
+ * of their order say.
+ */
+#include <criterion/criterion.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+
+#include "mayfly/forker.h"
+
+static int files[FORKER_MAX_DESCRIPTORS] = { -1, -1, -1 };
+
+/* What a new monitor does, by its words; it never returns. */
+static void be_monitor(struct forker *forker, struct forker_order *order)
+{
+	struct error err = { 0 };
+	char text[8] = { 0 };
+
+	if (strcmp(order->words, "die") == 0)
+		_exit(3);
+	if (strcmp(order->words, "fail") == 0)
+		error_set(&err, ENOENT, "there is no such drive");
+	/* Its descriptors are those that were sent, and nobody's terminal is its own. */
+	if (strcmp(order->words, "read") == 0 &&
+	    (pread(order->descriptors[2], text, 3, 0) != 3 || strcmp(text, "two") != 0 || getsid(0) != getpid()))
+		error_set(&err, EIO, "read '%s'", text);
+	/* It has a forker of its own. */
+	if (strcmp(order->words, "again") == 0) {
+		struct pollfd poll_fd = { .fd = forker->fd, .events = POLLIN };
+		pid_t pid;
+
+		if (forker_send(forker, "read", order->descriptors, &err) == 0 && poll(&poll_fd, 1, 60000) == 1)
+			(void)forker_take_answer(forker, &pid, &err);
+	}
+	forker_report(order, &err);
+	forker_order_clear(order);
+	_exit(0);
+}
+
+static void start(struct forker *forker)
+{
+	struct forker_order order = { 0 };
+	struct error err = { 0 };
+
+	for (unsigned int i = 0; i < FORKER_MAX_DESCRIPTORS; i++) {
+		static const char *const texts[] = { "nil", "one", "two" };
+
+		files[i] = memfd_create("test", MFD_CLOEXEC);
+		cr_assert_eq(write(files[i], texts[i], 3), 3);
+	}
+	cr_assert_eq(forker_start(forker, &order, &err), 0, "%s", err.message);
+	if (order.given)
+		be_monitor(forker, &order);
+}
+
+static int ask(struct forker *forker, const char *words, pid_t *pid, struct error *err)
+{
+	struct pollfd poll_fd = { .fd = forker->fd, .events = POLLIN };
+	int result = forker_send(forker, words, files, err);
+
+	if (result < 0)
+		return result;
+	cr_assert_eq(poll(&poll_fd, 1, 60000), 1);
+	return forker_take_answer(forker, pid, err);
+}
+
+TestSuite(forker, .timeout = 120);
+
+Test(forker, an_order_arrives_whole_and_is_answered)
+{
+	struct forker forker;
+	struct error err = { 0 };
+	pid_t pid = 0;
+
+	start(&forker);
+	for (int i = 0; i < 3; i++) {
+		cr_assert_eq(ask(&forker, "read", &pid, &err), 0, "%s", err.message);
+		cr_assert_gt(pid, 1);
+	}
+	forker_close(&forker);
+}
+
+Test(forker, why_there_is_no_monitor_is_told)
+{
+	struct forker forker;
+	struct error err = { 0 };
+	pid_t pid;
+
+	start(&forker);
+	cr_assert_eq(ask(&forker, "fail", &pid, &err), -ENOENT);
+	cr_assert_str_eq(err.message, "there is no such drive");
+	cr_assert_eq(ask(&forker, "die", &pid, &err), -ECHILD);
+	cr_assert(strstr(err.message, "died"));
+	/* It goes on. */
+	cr_assert_eq(ask(&forker, "read", &pid, &err), 0, "%s", err.message);
+	forker_close(&forker);
+}
+
+Test(forker, a_new_monitor_has_a_forker_of_its_own)
+{
+	struct forker forker;
+	struct error err = { 0 };
+	pid_t pid;
+
+	start(&forker);
+	cr_assert_eq(ask(&forker, "again", &pid, &err), 0, "%s", err.message);
+	forker_close(&forker);
+}
+
+Test(forker, it_ends_with_its_monitor)
+{
+	struct forker forker;
+	int status;
+
+	start(&forker);
+	forker_close(&forker);
+	cr_assert_gt(wait(&status), 0);
+	cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+Test(forker, one_that_is_gone_is_an_error)
+{
+	struct forker forker;
+	struct error err = { 0 };
+	pid_t pid;
+	FILE *children;
+
+	start(&forker);
+	children = fopen("/proc/thread-self/children", "re");
+	cr_assert(children && fscanf(children, "%d", &pid) == 1);
+	fclose(children);
+	kill(pid, SIGKILL);
+	cr_assert_eq(waitpid(pid, NULL, 0), pid);
+	cr_assert_eq(ask(&forker, "read", &pid, &err), -EPIPE);
+	cr_assert_eq(forker_check(&forker, &err), -EPIPE);
+	cr_assert(strstr(err.message, "has ended"));
+}
+
+Test(forker, words_that_are_too_many_are_refused)
+{
+	struct forker forker;
+	struct error err = { 0 };
+	char *words = calloc(1, FORKER_MAX_WORDS_BYTES + 1);
+	pid_t pid;
+
+	start(&forker);
+	memset(words, 'x', FORKER_MAX_WORDS_BYTES);
+	cr_assert_eq(ask(&forker, words, &pid, &err), -E2BIG);
+	words[FORKER_MAX_WORDS_BYTES - 1] = '\0';
+	cr_assert_eq(ask(&forker, words, &pid, &err), 0, "%s", err.message);
+	free(words);
+	forker_close(&forker);
+}
