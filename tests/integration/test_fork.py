@@ -1,4 +1,5 @@
 """Forks: a second monitor that goes on from where the first is, with its memory; the first goes on as it was."""
+import json
 import os
 import pathlib
 import signal
@@ -8,6 +9,7 @@ import pytest
 from harness import small
 from harness.api import Api, request_bytes
 from harness.clock import wait_until
+from harness.jail import USER, status
 from harness.snapshots import Snapshot, load, save
 
 pytestmark = [pytest.mark.guest, pytest.mark.once, pytest.mark.usefixtures("kvm")]
@@ -334,3 +336,36 @@ class TestRefusals:
         loaded = small.SmallGuest(load(workshop, snapshot, "--enable-fork", huge_pages="Transparent"))
         assert "huge_pages" in self.refusal(loaded, workshop)
         verify(loaded)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="making a jail with all its walls takes root")
+class TestJail:
+    def test_a_fork_in_a_jail_is_as_locked_in_as_the_first(self, jails, workshop):
+        """No /proc, another user, filters on: and forks that copy only what was written."""
+        kernel = small.path(workshop.program, "memtouch")
+        config = jails.folder / "config.json"
+        config.write_text(json.dumps({"boot-source": {"kernel_image_path": "/kernel", "boot_args": SERVE},
+                                      "machine-config": {"vcpu_count": 1, "mem_size_mib": 16}, "drives": [],
+                                      "network-interfaces": []}))
+        config.chmod(0o644)
+        monitor = jails.boot("--file", f"{kernel}:kernel:ro", "--file", f"{config}:config.json:ro",
+                             arguments=["--config-file", "/config.json", "--enable-fork"])
+        guest = small.SmallGuest(monitor).wait_ready()
+        root = jails.root(monitor.jail_id, "mayfly")
+        copied = []
+        for number in range(3):
+            answer = monitor.api.request("PUT", "/snapshot/fork", {"api_socket_path": f"/run/{number}.sock", "resume_vm": True})
+            assert answer.status == 200, answer
+            copied.append(answer.json["copied_bytes"])
+            assert Api(root / f"run/{number}.sock").state() == "Running"
+            guest.ask(f"seed {number + 2}")
+            guest.ask("touch 300")
+        assert copied[0] == 0 and 300 * 4096 <= copied[1] < MEMORY_BYTES / 2 and 300 * 4096 <= copied[2] < MEMORY_BYTES / 2
+        verify(guest)
+        locked = [status(pid) for pid in jails.inmates()]
+        # The first, three forks, and the forker of each; no forker has a filter, every monitor has.
+        assert len(locked) == 8
+        assert sorted(fields["Seccomp"] for fields in locked) == 4 * ["0"] + 4 * ["2"]
+        assert {(fields["Uid"], fields["CapEff"], fields["NoNewPrivs"]) for fields in locked if fields["Seccomp"] == "2"} == \
+            {("\t".join(4 * [str(USER)]), 16 * "0", "1")}
+        assert {(fields["Uid"], fields["CapEff"]) for fields in locked} == {("\t".join(4 * [str(USER)]), 16 * "0")}

@@ -1,0 +1,113 @@
+"""Forks of a running guest: for how long it stands still, and until the second monitor serves its API.
+
+A guest of the kit (memtouch) of 128 MiB has written 8 or 100 MiB of its memory and is forked: the first fork freezes its
+memory and copies nothing. Then it writes 1 MiB before each further fork, which copies what was written; or nothing. The
+pause is what the monitor answers; the second guest runs when the answer comes.
+"""
+import itertools
+import json
+import os
+import signal
+import time
+
+from benchmarks.startup import ANSWER_SECONDS, Client, clock_ns
+from framework import guests
+from framework.report import format_value
+from framework.session import ContenderFailed, Sample
+
+SUMMARY = "the pause of a guest that is forked, first and later, and until the second monitor is there"
+HOSTS = ("native", "emulated")
+SECONDS = {"native": 60, "emulated": 3600}
+MEMORY_MIB = 128
+WRITTEN_MIB = (8, 100)
+PAUSE_GOAL_NS = 1_000_000
+
+
+def declare(report):
+    report.measure("pause", "what the guest stands still, as the monitor measures it", "ns")
+    report.measure("ready", "PUT /snapshot/fork with resume_vm, from request to answer", "ns")
+    report.measure("copied", "of guest memory, during the pause", "bytes")
+
+
+class Parent:
+    """A guest that can be forked again and again."""
+
+    def __init__(self, bench, written_mib):
+        self.bench, self.written_mib = bench, written_mib
+        self.path, self.second = bench.memory_file("fork.socket"), bench.memory_file("forked.socket")
+        for path in (self.path, self.second):
+            path.unlink(missing_ok=True)
+        self.child = bench.start([bench.mayfly, "--enable-fork", "--api-sock", self.path, "--level", "Warn"], stdin="pipe")
+        self.client = Client(self.path, self.child.start_ns)
+        for what, body in (("boot-source", {"kernel_image_path": os.fspath(guests.kit(bench, "memtouch")),
+                                            "boot_args": f"bytes={written_mib}M mode=fill then=serve"}),
+                           ("machine-config", {"vcpu_count": 1, "mem_size_mib": MEMORY_MIB}),
+                           ("actions", {"action_type": "InstanceStart"})):
+            self.client.put(f"/{what}", body)
+        self.child.wait_for(rb"guest: ready", SECONDS[bench.host])
+
+    def ask(self, command, answer):
+        os.write(self.child.stdin_fd, command.encode() + b"\n")
+        self.child.wait_for(answer, SECONDS[self.bench.host])
+
+    def fork(self, row):
+        body = json.dumps({"api_socket_path": os.fspath(self.second), "resume_vm": True})
+        sent = clock_ns()
+        self.client.socket.sendall(f"PUT /snapshot/fork HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+                                   f"{body}".encode())
+        answer = self.client.socket.recv(65536)
+        took = clock_ns() - sent
+        if not answer.startswith(b"HTTP/1.1 200"):
+            raise ContenderFailed(f"PUT /snapshot/fork was answered: {answer.decode(errors='replace')}")
+        report = json.loads(answer.split(b"\r\n\r\n", 1)[1])
+        self.end_fork(report["pid"])
+        return Sample({("pause", row): report["pause_us"] * 1000, ("ready", row): took,
+                       ("copied", row): report["copied_bytes"]}, "PUT /snapshot/fork")
+
+    def end_fork(self, pid):
+        """Its socket goes as the last thing."""
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while self.second.exists():
+            if time.monotonic() > deadline:
+                raise ContenderFailed(f"the forked monitor {pid} does not end")
+            time.sleep(0.001)
+
+    def end(self):
+        self.client.socket.close()
+        self.bench.forget(self.child)
+
+
+def first(bench, written_mib):
+    parent = Parent(bench, written_mib)
+    try:
+        return parent.fork(f"first, {written_mib} MiB written")
+    finally:
+        parent.end()
+
+
+def measure(bench):
+    declare(bench.report)
+    with bench.undisturbed():
+        bench.interleave({f"mayfly, first fork, {written} MiB": lambda written=written: first(bench, written)
+                          for written in WRITTEN_MIB})
+        parent = Parent(bench, WRITTEN_MIB[0])
+        try:
+            parent.fork("first")
+            seeds = itertools.count(2)
+
+            def dirty():
+                seed = next(seeds)
+                parent.ask(f"touch 256\nseed {seed}", rb"seed value=%d\n" % seed)
+                return parent.fork("later, 1 MiB written")
+
+            bench.interleave({"mayfly, later fork, 1 MiB": dirty, "mayfly, later fork, nothing written":
+                              lambda: parent.fork("later, nothing written")})
+        finally:
+            parent.end()
+    if bench.host == "native":
+        for row in (f"first, {WRITTEN_MIB[0]} MiB written", "later, 1 MiB written"):
+            value = bench.report.median("pause", row)
+            if value is not None:
+                bench.report.goal(f"pause of a guest of {MEMORY_MIB} MiB at most 1 ms: {row}", format_value(value, "ns"),
+                                  value <= PAUSE_GOAL_NS)
