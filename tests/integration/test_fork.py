@@ -263,6 +263,8 @@ class TestProcess:
             answer = connection.read_answer()
         assert answer.status == 200
         os.kill(answer.json["pid"], signal.SIGTERM)
+        # Before the folder goes that its socket is in.
+        wait_until(lambda: answer.json["pid"] not in children_of(forker), 30, "the fork's end")
         forks(guest.monitor)
 
 
