@@ -290,7 +290,9 @@ static int kvm_ioctl(int fd, unsigned long request, void *argument)
 	case KVM_GET_API_VERSION:
 		return KVM_API_VERSION;
 	case KVM_CHECK_EXTENSION:
-		return (uintptr_t)argument == KVM_CAP_MAX_VCPUS ? VCPUS : 1;
+		return (uintptr_t)argument == KVM_CAP_MAX_VCPUS ? VCPUS
+		       : (uintptr_t)argument == KVM_CAP_XSAVE2	? (int)sizeof(struct kvm_xsave)
+								: 1;
 	case KVM_CREATE_VM:
 		return create_vm();
 	case KVM_GET_VCPU_MMAP_SIZE:
