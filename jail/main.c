@@ -113,6 +113,8 @@ static int step_arguments(struct jail *jail, struct error *err)
 
 static int step_network(struct jail *jail, struct error *err)
 {
+	if (jail->kind == JAIL_USER)
+		return 0; /* by way of a user namespace: see there */
 	if (jail->netns_fd >= 0 && setns(jail->netns_fd, CLONE_NEWNET) < 0)
 		return error_errno(err, "cannot join %s (setns)", jail->options.netns);
 	close_fd(&jail->netns_fd);

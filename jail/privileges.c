@@ -3,10 +3,12 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/keyctl.h>
+#include <linux/nsfs.h>
 #include <linux/securebits.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -72,10 +74,6 @@ int privileges_choose_kind(struct jail *jail, struct error *err)
 				 "else. Leave them out, or start mayfly-jailer as root.",
 				 options->has_uid ? options->uid : geteuid(),
 				 options->has_gid ? options->gid : getegid());
-	if (options->netns)
-		return error_set(err, EPERM,
-				 "--netns: an ordinary user cannot join a network namespace; this "
-				 "jail has an empty one.");
 	options->uid = geteuid();
 	options->gid = getegid();
 	jail->missing |= MISSING_OTHER_USER | MISSING_GROUPS;
@@ -131,27 +129,53 @@ static int write_proc(const char *name, const char *text, struct error *err)
 	return 0;
 }
 
+/*
+ * A network namespace belongs to the user namespace that it was made in, and who made that one has
+ * all capabilities there (user_namespaces(7)): so a user can join what is their own, by way of it.
+ */
+static int join_own_network(struct jail *jail, struct error *err)
+{
+	cleanup_fd int owner = ioctl(jail->netns_fd, NS_GET_USERNS);
+
+	if (owner < 0 || setns(owner, CLONE_NEWUSER) < 0 ||
+	    setns(jail->netns_fd, CLONE_NEWNET) < 0)
+		return error_errno(err,
+				   "cannot join --netns %s: an ordinary user can join only a network "
+				   "namespace made in a user namespace of their own (such as by "
+				   "unshare --map-root-user --net)",
+				   jail->options.netns);
+	close_fd(&jail->netns_fd);
+	return 0;
+}
+
 int privileges_enter_user_namespace(struct jail *jail, struct error *err)
 {
+	bool own_network = jail->netns_fd >= 0;
+	uid_t outer_uid;
+	gid_t outer_gid;
 	char map[64];
 
 	if (jail->kind != JAIL_USER)
 		return 0;
+	if (own_network && join_own_network(jail, err) < 0)
+		return -err->code;
+	outer_uid = geteuid();
+	outer_gid = getegid();
 	if (unshare(CLONE_NEWUSER) < 0)
 		return error_errno(err,
 				   "cannot make a user namespace, without which an ordinary user "
 				   "can build no jail (is user.max_user_namespaces 0, or does a "
 				   "container's filter deny it? As root it works without)");
-	/* Only ourselves, under our own number; without a way to drop groups (user_namespaces(7)).
-	 */
-	snprintf(map, sizeof(map), "%u %u 1\n", jail->options.uid, jail->options.uid);
+	/* Only ourselves, under our own number, which the namespace around may know by another;
+	 * without a way to drop groups (user_namespaces(7)). */
+	snprintf(map, sizeof(map), "%u %u 1\n", jail->options.uid, outer_uid);
 	if (write_proc("/proc/self/uid_map", map, err) < 0 ||
 	    write_proc("/proc/self/setgroups", "deny", err) < 0)
 		return -err->code;
-	snprintf(map, sizeof(map), "%u %u 1\n", jail->options.gid, jail->options.gid);
+	snprintf(map, sizeof(map), "%u %u 1\n", jail->options.gid, outer_gid);
 	if (write_proc("/proc/self/gid_map", map, err) < 0)
 		return -err->code;
-	if (unshare(CLONE_NEWNET) < 0)
+	if (!own_network && unshare(CLONE_NEWNET) < 0)
 		return error_errno(err, "cannot make a network namespace (unshare)");
 	return 0;
 }

@@ -131,6 +131,33 @@ class TestGuest:
         pause_and_resume(guest)
         assert guest.reboot() == 0
 
+    def test_ordinary_user_with_a_network_of_their_own(self, jails, workshop, kernel):
+        if subprocess.run([*as_user("unshare", "--user", "true")], check=False).returncode != 0:
+            pytest.skip("this host does not let ordinary users make user namespaces")
+        os.chown(jails.base, USER, USER)
+        disk = disk_of(jails, USER)
+        inside = Inside(jails, workshop, kernel, disk=disk, interfaces=[{"host_dev_name": "tap0"}])
+        options = readable_copies(jails, inside.options)
+        make = (f"ip tuntap add dev tap0 mode tap; ip address add {HOST}/24 dev tap0; ip link set dev tap0 up; "
+                "echo ready $$; exec cat")
+        with subprocess.Popen(as_user("unshare", "--map-root-user", "--net", "sh", "-ec", make), stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE, text=True) as holder:
+            pid = holder.stdout.readline().removeprefix("ready ").strip()
+            monitor = jails.boot("--netns", f"/proc/{pid}/ns/net", *options, uid=None, wrapper=as_user(),
+                                 arguments=["--config-file", "/config.json"])
+            guest = wait_ready(monitor, kernel)
+            seen = status(monitor.inmate)
+            assert seen["Uid"].split() == [str(USER)] * 4 and seen["CapEff"] == "0" * 16
+            assert os.readlink(f"/proc/{monitor.inmate}/ns/net") == os.readlink(f"/proc/{pid}/ns/net")
+            assert os.readlink(f"/proc/{monitor.inmate}/ns/user") != os.readlink(f"/proc/{pid}/ns/user")
+            use_disk(guest, disk)
+            guest.run(f"ip link set eth0 up; ip address add {GUEST}/24 dev eth0")
+            guest.run(f"ping -c 3 {HOST}", 60)
+            subprocess.run(["nsenter", "--net", "--target", pid, "ping", "-c", "3", GUEST], check=True)
+            pause_and_resume(guest)
+            assert guest.reboot() == 0
+            holder.stdin.close()
+
     @pytest.mark.once
     @pytest.mark.native
     def test_memory_that_another_process_brings(self, jails, workshop, program):

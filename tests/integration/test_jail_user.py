@@ -95,6 +95,20 @@ class TestOrdinaryUser:
         assert done.returncode == 1 and "protections: --strict: missing in the jail strict: " in done.stderr
         assert not user_jails.room("strict").exists()
 
+    def test_networks_of_others_cannot_be_joined(self, user_jails):
+        done = user_jails.run("exit", 0, uid=None, wrapper=as_user(), options=["--netns", f"/proc/{os.getpid()}/ns/net"])
+        assert done.returncode != 0 and "--netns" in done.stderr
+        name = f"mayfly-{os.getpid()}-others"
+        subprocess.run(["ip", "netns", "add", name], check=True)
+        try:
+            path = f"/run/netns/{name}"
+            done = user_jails.run("exit", 0, uid=None, wrapper=as_user(), options=["--netns", path], jail_id="others")
+        finally:
+            subprocess.run(["ip", "netns", "del", name], check=True)
+        assert done.returncode == 1
+        assert f"user namespace: cannot join --netns {path}: an ordinary user can join only a network namespace" in done.stderr
+        assert not user_jails.room("others").exists()
+
     def test_folders_on_the_way_may_only_be_passed_through(self, user_jails):
         """As /home often is: who knows the name of what is in it gets there, and nobody lists it."""
         user_jails.folder.chmod(0o711)

@@ -25,6 +25,10 @@ if [ -e /dev/kvm ]; then
     chown "$0" "$folder/kvm"
     mount --bind "$folder/kvm" /dev/kvm
 fi
+if [ -e /dev/net/tun ]; then # everybody's, as udev makes it
+    mknod -m 666 "$folder/tun" c $(stat -c '0x%t 0x%T' /dev/net/tun)
+    mount --bind "$folder/tun" /dev/net/tun
+fi
 umount -l "$folder"
 rmdir "$folder"
 exec setpriv --reuid "$0" --regid "$0" --clear-groups "$@"
