@@ -137,13 +137,13 @@ static int join_own_network(struct jail *jail, struct error *err)
 {
 	cleanup_fd int owner = ioctl(jail->netns_fd, NS_GET_USERNS);
 
-	if (owner < 0 || setns(owner, CLONE_NEWUSER) < 0 ||
-	    setns(jail->netns_fd, CLONE_NEWNET) < 0)
-		return error_errno(err,
-				   "cannot join --netns %s: an ordinary user can join only a network "
-				   "namespace made in a user namespace of their own (such as by "
-				   "unshare --map-root-user --net)",
-				   jail->options.netns);
+	if (owner < 0 || setns(owner, CLONE_NEWUSER) < 0 || setns(jail->netns_fd, CLONE_NEWNET) < 0)
+		return error_errno(
+			err,
+			"cannot join --netns %s: an ordinary user can join only a network "
+			"namespace made in a user namespace of their own (such as by "
+			"unshare --map-root-user --net)",
+			jail->options.netns);
 	close_fd(&jail->netns_fd);
 	return 0;
 }

@@ -191,8 +191,12 @@ def check_lint():
     folder = build("lint", "build-clang", "-Dwerror=true", "-Dtests=enabled", compiler="clang")
     sources = sorted(str(path.relative_to(REPOSITORY)) for room in ("src", "devices", "api", "jail", "uffd", "tests/guests")
                      for path in (REPOSITORY / room).rglob("*.c"))
+    written = sorted(str(path.relative_to(REPOSITORY))
+                     for room in ("include", "src", "devices", "api", "jail", "uffd", "tests", "bench")
+                     for path in (REPOSITORY / room).rglob("*.[ch]"))
     result = Result()
     for name, command in {
+            "clang-format": ["clang-format", "--dry-run", "-Werror", *written],
             "cppcheck": ["cppcheck", "--quiet", "--error-exitcode=1", "--inline-suppr", "--std=c11", "-j2",
                          "--enable=warning,performance,portability", "--suppress=missingIncludeSystem",
                          "--suppress=memleak",  # it does not know the cleanup attribute
@@ -295,7 +299,7 @@ PARTS = {
     "sanitize": (check_sanitize, "unit tests and the hostile guest under AddressSanitizer and "
                                  "UndefinedBehaviorSanitizer"),
     "fuzz": (check_fuzz, "each fuzzer: its corpus, then a fixed number of executions"),
-    "lint": (check_lint, "cppcheck, clang-tidy, the manual page"),
+    "lint": (check_lint, "clang-format, cppcheck, clang-tidy, the manual pages"),
     "native": (check_native, "integration tests on this machine, and of the emulated host"),
     "emulated": (check_emulated, "integration tests in the emulated host"),
 }

@@ -1,6 +1,7 @@
 /*
- * JSON configuration with hostile text: each table, the checks and the config file. What is accepted and written
- * again must be accepted again and be the same; what is refused must leave its struct untouched and say why.
+ * JSON configuration with hostile text: each table, the checks and the config file. What is
+ * accepted and written again must be accepted again and be the same; what is refused must leave its
+ * struct untouched and say why.
  */
 #include <string.h>
 
@@ -100,10 +101,17 @@ static void run_vm(const json_t *json)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const struct config_object *const objects[] = {
-		&config_boot_source_object, &config_machine_object, &config_drive_object,
-		&config_drive_update_object, &config_network_interface_object,
-		&config_network_interface_update_object, &config_serial_object, &config_logger_object,
-		&config_metrics_object, &config_action_object, &config_vm_state_object,
+		&config_boot_source_object,
+		&config_machine_object,
+		&config_drive_object,
+		&config_drive_update_object,
+		&config_network_interface_object,
+		&config_network_interface_update_object,
+		&config_serial_object,
+		&config_logger_object,
+		&config_metrics_object,
+		&config_action_object,
+		&config_vm_state_object,
 	};
 	struct error err = { 0 };
 	json_t *json = config_parse_json((const char *)data, size, &err);

@@ -1,9 +1,9 @@
 /*
- * The daytime guest's answers to hostile frames: it reads nothing beyond a frame, writes nothing beyond what an answer
- * may have, and answers no frame with more than it says.
+ * The daytime guest's answers to hostile frames: it reads nothing beyond a frame, writes nothing
+ * beyond what an answer may have, and answers no frame with more than it says.
  *
- * The first byte says whether checksums are put right before, so that more is reached than their check; the rest is
- * the frame.
+ * The first byte says whether checksums are put right before, so that more is reached than their
+ * check; the rest is the frame.
  */
 #include <stdlib.h>
 #include <string.h>

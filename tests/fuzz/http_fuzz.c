@@ -1,6 +1,6 @@
 /*
- * The HTTP reader with hostile bytes: whatever the pieces in which they arrive, the same requests come out, and no
- * request breaks what the rest of the API relies on.
+ * The HTTP reader with hostile bytes: whatever the pieces in which they arrive, the same requests
+ * come out, and no request breaks what the rest of the API relies on.
  *
  * The first byte of the input chooses the sizes of the pieces; the rest is what the client sends.
  */
@@ -46,7 +46,8 @@ static uint64_t hash_request(uint64_t hash, const struct http_request *request)
 	return hash_bytes(hash, request->body, request->body_bytes);
 }
 
-/* All requests of a stream, in pieces whose sizes come from `seed` (0: one piece). Returns a hash of what came out. */
+/* All requests of a stream, in pieces whose sizes come from `seed` (0: one piece). Returns a hash
+ * of what came out. */
 static uint64_t run(const char *bytes, size_t length, unsigned int seed)
 {
 	enum http_progress progress = HTTP_NEED_MORE;
@@ -88,6 +89,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	if (size < 1)
 		return 0;
-	require(run((const char *)data + 1, size - 1, 0) == run((const char *)data + 1, size - 1, 1u + data[0]));
+	require(run((const char *)data + 1, size - 1, 0) ==
+		run((const char *)data + 1, size - 1, 1u + data[0]));
 	return 0;
 }

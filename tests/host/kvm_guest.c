@@ -15,14 +15,14 @@
 
 #define GUEST_START 0x1000u
 #define GUEST_BYTES 0x1000u
-#define PORT 0x10u
+#define PORT	    0x10u
 
 static const uint8_t guest[] = {
 	0xb0, 'o',  /* mov $'o', %al */
 	0xe6, PORT, /* out %al, $PORT */
 	0xb0, 'k',  /* mov $'k', %al */
 	0xe6, PORT, /* out %al, $PORT */
-	0xf4,       /* hlt */
+	0xf4,	    /* hlt */
 };
 
 int main(void)
@@ -36,7 +36,8 @@ int main(void)
 	int vm = ioctl(kvm, KVM_CREATE_VM, 0);
 	if (vm < 0)
 		err(1, "KVM_CREATE_VM");
-	void *memory = mmap(NULL, GUEST_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	void *memory =
+		mmap(NULL, GUEST_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (memory == MAP_FAILED)
 		err(1, "guest memory");
 	memcpy(memory, guest, sizeof(guest));
@@ -51,7 +52,8 @@ int main(void)
 	int run_bytes = ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
 	if (vcpu < 0 || run_bytes < 0)
 		err(1, "KVM_CREATE_VCPU");
-	struct kvm_run *run = mmap(NULL, (size_t)run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
+	struct kvm_run *run =
+		mmap(NULL, (size_t)run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
 	if (run == MAP_FAILED)
 		err(1, "kvm_run");
 
@@ -69,7 +71,8 @@ int main(void)
 			err(1, "KVM_RUN");
 		if (run->exit_reason == KVM_EXIT_HLT)
 			break;
-		if (run->exit_reason != KVM_EXIT_IO || run->io.port != PORT || count + 1 >= sizeof(written))
+		if (run->exit_reason != KVM_EXIT_IO || run->io.port != PORT ||
+		    count + 1 >= sizeof(written))
 			errx(1, "unexpected exit %u", run->exit_reason);
 		written[count++] = *((const char *)run + run->io.data_offset);
 	}

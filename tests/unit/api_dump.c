@@ -1,6 +1,6 @@
 /*
- * Prints as JSON what the API is: the configuration's tables (each field with its type, range and default) and the
- * routes. tests/integration/test_openapi.py holds it against api/openapi.yaml.
+ * Prints as JSON what the API is: the configuration's tables (each field with its type, range and
+ * default) and the routes. tests/integration/test_openapi.py holds it against api/openapi.yaml.
  */
 #include <stdio.h>
 
@@ -8,15 +8,16 @@
 #include "mayfly/config.h"
 
 static const char *const type_names[] = {
-	[CONFIG_STRING] = "string", [CONFIG_BOOL] = "boolean",	 [CONFIG_UINT] = "integer",
+	[CONFIG_STRING] = "string", [CONFIG_BOOL] = "boolean",	  [CONFIG_UINT] = "integer",
 	[CONFIG_ENUM] = "enum",	    [CONFIG_REFUSED] = "refused", [CONFIG_OBJECT] = "object",
 	[CONFIG_LIST] = "array",
 };
 
 static json_t *dump_field(const struct config_field *field, json_t *default_value)
 {
-	json_t *json = json_pack("{s:s, s:b, s:b, s:b}", "type", type_names[field->type], "required", field->required,
-				 "nullable", field->nullable, "deprecated", field->deprecated);
+	json_t *json = json_pack("{s:s, s:b, s:b, s:b}", "type", type_names[field->type],
+				 "required", field->required, "nullable", field->nullable,
+				 "deprecated", field->deprecated);
 
 	if (field->type == CONFIG_UINT) {
 		json_object_set_new(json, "minimum", json_integer((json_int_t)field->min));
@@ -48,10 +49,12 @@ static void dump_object(json_t *all, const struct config_object *object, const v
 
 		/* Two forms of one field. */
 		if (same_name) {
-			json_array_append_new(json_object_get(same_name, "objects"), json_string(field->object->name));
+			json_array_append_new(json_object_get(same_name, "objects"),
+					      json_string(field->object->name));
 			continue;
 		}
-		json_object_set_new(fields, field->name, dump_field(field, json_object_get(values, field->name)));
+		json_object_set_new(fields, field->name,
+				    dump_field(field, json_object_get(values, field->name)));
 	}
 	json_decref(values);
 	json_object_set_new(all, object->name, fields);
@@ -59,14 +62,17 @@ static void dump_object(json_t *all, const struct config_object *object, const v
 
 static json_t *dump_routes(void)
 {
-	static const char *const method_names[] = { [HTTP_GET] = "get", [HTTP_PUT] = "put", [HTTP_PATCH] = "patch" };
+	static const char *const method_names[] = {
+		[HTTP_GET] = "get", [HTTP_PUT] = "put", [HTTP_PATCH] = "patch"
+	};
 	json_t *routes = json_array();
 
 	for (size_t i = 0; i < api_route_count; i++) {
 		const struct api_route *route = &api_routes[i];
-		json_t *json = json_pack("{s:s, s:s, s:b, s:b}", "method", method_names[route->method], "path",
-					 route->path[0] ? route->path : "/", "has_id", route->has_id, "partial",
-					 route->partial);
+		json_t *json =
+			json_pack("{s:s, s:s, s:b, s:b}", "method", method_names[route->method],
+				  "path", route->path[0] ? route->path : "/", "has_id",
+				  route->has_id, "partial", route->partial);
 
 		if (route->body)
 			json_object_set_new(json, "body", json_string(route->body->name));
@@ -89,7 +95,8 @@ int main(void)
 	struct snapshot_fork_config fork = { 0 };
 	struct machine_config machine;
 	struct drive_config drive;
-	json_t *objects = json_object(), *all = json_pack("{s:o, s:o}", "objects", objects, "routes", dump_routes());
+	json_t *objects = json_object(),
+	       *all = json_pack("{s:o, s:o}", "objects", objects, "routes", dump_routes());
 
 	config_machine_defaults(&machine);
 	config_drive_defaults(&drive);

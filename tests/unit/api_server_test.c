@@ -1,7 +1,8 @@
 /*
- * The API server over real Unix sockets: api/server.c and api/socket.c. The server runs its loop on a thread of its
- * own, against a double of vmm; the test is the client. Nothing here waits for a time to pass: reads block until the
- * server has answered, and a server that hangs ends the test by criterion's time-out.
+ * The API server over real Unix sockets: api/server.c and api/socket.c. The server runs its loop on
+ * a thread of its own, against a double of vmm; the test is the client. Nothing here waits for a
+ * time to pass: reads block until the server has answered, and a server that hangs ends the test by
+ * criterion's time-out.
  */
 #include <criterion/criterion.h>
 #include <fcntl.h>
@@ -18,7 +19,7 @@
 #include "mayfly/api.h"
 #include "vmm_mock.h"
 
-#define GET_VERSION "GET /version HTTP/1.1\r\n\r\n"
+#define GET_VERSION   "GET /version HTTP/1.1\r\n\r\n"
 #define PAYLOAD_LIMIT 1000
 
 static char directory[] = "/tmp/mayfly-api-XXXXXX";
@@ -43,7 +44,8 @@ static void *run_loop(void *unused)
 
 static int create_at(const char *at, struct error *err)
 {
-	struct api_server_options options = { .socket_path = at, .max_payload_bytes = PAYLOAD_LIMIT };
+	struct api_server_options options = { .socket_path = at,
+					      .max_payload_bytes = PAYLOAD_LIMIT };
 
 	return api_server_create(&server, &loop, &vmm, &options, err);
 }
@@ -134,7 +136,8 @@ static struct answer read_answer(int fd)
 
 	while (!strstr(answer.head, "\r\n\r\n")) {
 		cr_assert(used < sizeof(answer.head) - 1);
-		cr_assert_eq(recv(fd, answer.head + used, 1, 0), 1, "the answer ends after: %s", answer.head);
+		cr_assert_eq(recv(fd, answer.head + used, 1, 0), 1, "the answer ends after: %s",
+			     answer.head);
 		used++;
 	}
 	cr_assert_eq(sscanf(answer.head, "HTTP/1.%*u %u", &answer.status), 1, "%s", answer.head);
@@ -154,7 +157,8 @@ static void assert_end(int fd)
 	cr_assert_eq(recv(fd, &byte, 1, 0), 0, "no end of file");
 }
 
-/* A loop in which something always waits is stopped in its first turn; by then the answer is there. */
+/* A loop in which something always waits is stopped in its first turn; by then the answer is there.
+ */
 Test(api_socket, request_that_came_with_its_connection_is_answered_in_the_same_turn)
 {
 	struct error err = { 0 };
@@ -201,7 +205,8 @@ Test(api_server, connection_is_kept_for_the_next_request)
 
 Test(api_server, slow_client_is_served_and_holds_nobody_up)
 {
-	static const char request[] = "PUT /serial HTTP/1.1\r\nContent-Length: 24\r\n\r\n{\"serial_out_path\":\"/s\"}";
+	static const char request[] =
+		"PUT /serial HTTP/1.1\r\nContent-Length: 24\r\n\r\n{\"serial_out_path\":\"/s\"}";
 	int fd = client();
 
 	for (size_t i = 0; i < strlen(request); i++) {
@@ -217,10 +222,12 @@ Test(api_server, pipelined_requests_are_answered_in_order)
 {
 	int fd = client();
 
-	send_text(fd, "GET /version HTTP/1.1\r\n\r\n"
-		      "PUT /boot-source HTTP/1.1\r\nContent-Length: 26\r\n\r\n{\"kernel_image_path\":\"/k\"}"
-		      "GET /none HTTP/1.1\r\n\r\n"
-		      "GET / HTTP/1.1\r\n\r\n");
+	send_text(
+		fd,
+		"GET /version HTTP/1.1\r\n\r\n"
+		"PUT /boot-source HTTP/1.1\r\nContent-Length: 26\r\n\r\n{\"kernel_image_path\":\"/k\"}"
+		"GET /none HTTP/1.1\r\n\r\n"
+		"GET / HTTP/1.1\r\n\r\n");
 	cr_assert_eq(read_answer(fd).status, 200u);
 	cr_assert_eq(read_answer(fd).status, 204u);
 	cr_assert_eq(read_answer(fd).status, 400u);
@@ -236,7 +243,8 @@ Test(api_server, answer_to_head_ends_with_its_head)
 	size_t used = 0;
 
 	send_text(fd, "HEAD /version HTTP/1.1\r\nConnection: close\r\n\r\n");
-	while (used < sizeof(answer) - 1 && (count = recv(fd, answer + used, sizeof(answer) - 1 - used, 0)) > 0)
+	while (used < sizeof(answer) - 1 &&
+	       (count = recv(fd, answer + used, sizeof(answer) - 1 - used, 0)) > 0)
 		used += (size_t)count;
 	answer[used] = '\0';
 	cr_assert(strstr(answer, "HTTP/1.1 400 Bad Request\r\n"), "%s", answer);
@@ -279,15 +287,18 @@ Test(api_server, body_over_the_limit_is_refused_and_the_answer_arrives)
 	int fd = client();
 
 	memset(body, ' ', sizeof(body));
-	snprintf(head, sizeof(head), "PUT /serial HTTP/1.1\r\nContent-Length: %zu\r\n\r\n", sizeof(body));
+	snprintf(head, sizeof(head), "PUT /serial HTTP/1.1\r\nContent-Length: %zu\r\n\r\n",
+		 sizeof(body));
 	send_text(fd, head);
 	/* The client sends it all before it looks at the answer. */
 	send_bytes(fd, body, sizeof(body));
 	answer = read_answer(fd);
 	cr_assert_eq(answer.status, 400u);
 	cr_assert(strstr(answer.head, "Connection: close\r\n"));
-	cr_assert_str_eq(answer.body, "{\"error\":\"Payload with size 100000 is larger than the limit of 1000 allowed by "
-				      "server.\\nAll previous unanswered requests will be dropped.\"}");
+	cr_assert_str_eq(
+		answer.body,
+		"{\"error\":\"Payload with size 100000 is larger than the limit of 1000 allowed by "
+		"server.\\nAll previous unanswered requests will be dropped.\"}");
 	assert_end(fd);
 	close(fd);
 	cr_assert_str_eq(vmm.calls, "");
@@ -295,8 +306,10 @@ Test(api_server, body_over_the_limit_is_refused_and_the_answer_arrives)
 
 Test(api_server, malformed_http_is_refused_and_the_connection_closes)
 {
-	static const char *const requests[] = { "nonsense\r\n\r\n", "GET / HTTP/3.0\r\n\r\n",
-						"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" };
+	static const char *const requests[] = {
+		"nonsense\r\n\r\n", "GET / HTTP/3.0\r\n\r\n",
+		"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(requests); i++) {
 		int fd = client();
@@ -333,7 +346,8 @@ Test(api_server, eleventh_connection_is_told_and_closed)
 		send_text(fds[i], GET_VERSION);
 		cr_assert_eq(read_answer(fds[i]).status, 200u);
 	}
-	/* A place that becomes free is given away: the server sees the end first, since it came first. */
+	/* A place that becomes free is given away: the server sees the end first, since it came
+	 * first. */
 	send_text(fds[0], "GET /version HTTP/1.1\r\nConnection: close\r\n\r\n");
 	cr_assert_eq(read_answer(fds[0]).status, 200u);
 	assert_end(fds[0]);
@@ -361,7 +375,8 @@ Test(api_server, client_gone_before_the_answer_does_no_harm)
 	for (int i = 0; i < 50; i++) {
 		int fd = client();
 
-		send_text(fd, i % 2 ? GET_VERSION : "PUT /serial HTTP/1.1\r\nContent-Length: 9\r\n\r\n{");
+		send_text(fd, i % 2 ? GET_VERSION
+				    : "PUT /serial HTTP/1.1\r\nContent-Length: 9\r\n\r\n{");
 		close(fd);
 	}
 	assert_serves();
@@ -385,7 +400,8 @@ Test(api_server, client_that_does_not_read_its_answers_is_not_read)
 	size_t sent = 0, answers;
 	int fd = client(), flags = fcntl(fd, F_GETFL);
 
-	/* The kernel's buffers fill up, and the server must not take more: so sending comes to an end. */
+	/* The kernel's buffers fill up, and the server must not take more: so sending comes to an
+	 * end. */
 	cr_assert_eq(fcntl(fd, F_SETFL, flags | O_NONBLOCK), 0);
 	for (;;) {
 		size_t within = sent % strlen(request);
@@ -393,7 +409,8 @@ Test(api_server, client_that_does_not_read_its_answers_is_not_read)
 
 		if (count < 0) {
 			cr_assert_eq(errno, EAGAIN);
-			/* The server may still be at it: it has stopped when it has served somebody else twice. */
+			/* The server may still be at it: it has stopped when it has served somebody
+			 * else twice. */
 			assert_serves();
 			assert_serves();
 			if (send(fd, request + within, 1, MSG_NOSIGNAL) < 0)
@@ -420,7 +437,7 @@ Test(api_server, running_out_of_descriptors_drops_the_connection_only)
 
 	cr_assert_eq(getrlimit(RLIMIT_NOFILE, &limit), 0);
 	close(next);
-	none = (struct rlimit){ .rlim_cur = (rlim_t)next, .rlim_max = limit.rlim_max };
+	none = (struct rlimit) { .rlim_cur = (rlim_t)next, .rlim_max = limit.rlim_max };
 	cr_assert_eq(setrlimit(RLIMIT_NOFILE, &none), 0);
 	strcpy(address.sun_path, path);
 	cr_assert_eq(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
@@ -491,7 +508,8 @@ Test(api_socket, path_that_exists_is_refused_with_advice)
 	cr_assert_eq(create_at(path, &err), 0);
 	first = server;
 	server = NULL;
-	assert_not_created(path, EADDRINUSE, "another process listens there. Choose another path with --api-sock");
+	assert_not_created(path, EADDRINUSE,
+			   "another process listens there. Choose another path with --api-sock");
 	cr_assert_eq(stat(path, &status), 0, "the refused server removed the other's socket");
 	api_server_destroy(first);
 	/* Left behind by a process that was killed. */
@@ -505,7 +523,9 @@ Test(api_socket, path_that_exists_is_refused_with_advice)
 	/* One that cannot be asked is not called unused, and nobody is told to remove it. */
 	fd = socket(AF_UNIX, SOCK_DGRAM, 0);
 	cr_assert_eq(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
-	assert_not_created(path, EPROTOTYPE, "it exists already and may be in use (choose another path with --api-sock)");
+	assert_not_created(
+		path, EPROTOTYPE,
+		"it exists already and may be in use (choose another path with --api-sock)");
 	close(fd);
 }
 
@@ -515,15 +535,19 @@ Test(api_socket, impossible_paths_are_refused_by_name)
 
 	memset(long_path, 'a', sizeof(long_path) - 1);
 	long_path[sizeof(long_path) - 1] = '\0';
-	assert_not_created(long_path, ENAMETOOLONG, "the path has 108 bytes, and a socket's path can have 107 at most");
+	assert_not_created(long_path, ENAMETOOLONG,
+			   "the path has 108 bytes, and a socket's path can have 107 at most");
 	assert_not_created(long_path, ENAMETOOLONG, long_path);
 	assert_not_created("", EINVAL, "its path is empty");
-	assert_not_created("/nonexistent/api.socket", ENOENT, "/nonexistent/api.socket: its directory does not exist");
+	assert_not_created("/nonexistent/api.socket", ENOENT,
+			   "/nonexistent/api.socket: its directory does not exist");
 	assert_not_created("/dev/null/api.socket", ENOTDIR, "/dev/null/api.socket");
 }
 
-#define FORK "PUT /snapshot/fork HTTP/1.1\r\nContent-Length: 26\r\n\r\n{\"api_socket_path\":\"/x.s\"}"
-#define FLUSH "PUT /actions HTTP/1.1\r\nContent-Length: 31\r\n\r\n{\"action_type\": \"FlushMetrics\"}"
+#define FORK \
+	"PUT /snapshot/fork HTTP/1.1\r\nContent-Length: 26\r\n\r\n{\"api_socket_path\":\"/x.s\"}"
+#define FLUSH \
+	"PUT /actions HTTP/1.1\r\nContent-Length: 31\r\n\r\n{\"action_type\": \"FlushMetrics\"}"
 
 /* Begins a fork, and waits until the server has seen that: it answers in the order of what came. */
 static int begin_fork(void)
@@ -558,7 +582,8 @@ Test(api_server, an_answer_may_come_later_while_others_are_served)
 	give_answer();
 	answer = read_answer(fd);
 	cr_assert_eq(answer.status, 200);
-	cr_assert_str_eq(answer.body, "{\"pid\":7,\"pause_us\":300,\"copied_bytes\":0,\"ready_us\":2000}");
+	cr_assert_str_eq(answer.body,
+			 "{\"pid\":7,\"pause_us\":300,\"copied_bytes\":0,\"ready_us\":2000}");
 	answer = read_answer(fd);
 	cr_assert_eq(answer.status, 200);
 	cr_assert(strstr(answer.body, "mayfly_version"));

@@ -98,7 +98,8 @@ static void check_table(unsigned int vcpu_count)
 			break;
 		default:
 			cr_assert_eq(entry[1], counts[4] == 0 ? 3 : 1, "ExtINT, then NMI");
-			cr_assert_eq(entry[6], counts[4] == 0 ? 0 : 0xff, "of the boot processor, of all");
+			cr_assert_eq(entry[6], counts[4] == 0 ? 0 : 0xff,
+				     "of the boot processor, of all");
 			cr_assert_eq(entry[7], counts[4], "LINT0, then LINT1");
 		}
 		counts[entry[0]]++;

@@ -1,4 +1,5 @@
-/* The tables and what parses and writes through them: src/config_parse.c, config_json.c, config_check.c. */
+/* The tables and what parses and writes through them: src/config_parse.c, config_json.c,
+ * config_check.c. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <string.h>
@@ -23,7 +24,8 @@ static void assert_not_json(const char *text, size_t length, const char *message
 }
 
 /* Parses `text` as a drive, a machine...: the result's code, and the message in `err`. */
-static int parse(const struct config_object *object, const char *text, bool partial, void *out, struct error *err)
+static int parse(const struct config_object *object, const char *text, bool partial, void *out,
+		 struct error *err)
 {
 	json_t *json = json_of(text);
 	int result = config_parse_object(object, json, partial, out, err);
@@ -32,7 +34,8 @@ static int parse(const struct config_object *object, const char *text, bool part
 	return result;
 }
 
-static void assert_refused(const struct config_object *object, const char *text, int code, const char *message)
+static void assert_refused(const struct config_object *object, const char *text, int code,
+			   const char *message)
 {
 	unsigned char before[512], value[512] = { 0 };
 	struct error err = { 0 };
@@ -66,7 +69,8 @@ Test(config_json, duplicate_keys_are_refused_by_name)
 
 Test(config_json, bytes_that_are_not_utf8_are_refused)
 {
-	static const char *const texts[] = { "\"\xff\"", "\"\xc3(\"", "\"\xed\xa0\x80\"", "\"\xf4\x90\x80\x80\"", "\xef\xbb\xbf{}" };
+	static const char *const texts[] = { "\"\xff\"", "\"\xc3(\"", "\"\xed\xa0\x80\"",
+					     "\"\xf4\x90\x80\x80\"", "\xef\xbb\xbf{}" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(texts); i++)
 		assert_not_json(texts[i], strlen(texts[i]), "at line 1");
@@ -86,9 +90,10 @@ Test(config_json, deep_nesting_is_refused)
 
 Test(config, drive_is_read_and_written)
 {
-	static const char text[] = "{\"drive_id\":\"rootfs\",\"path_on_host\":\"/x\",\"is_root_device\":true,"
-				   "\"is_read_only\":true,\"partuuid\":\"6c3b2ad1-01\",\"cache_type\":\"Writeback\","
-				   "\"io_engine\":\"Async\"}";
+	static const char text[] =
+		"{\"drive_id\":\"rootfs\",\"path_on_host\":\"/x\",\"is_root_device\":true,"
+		"\"is_read_only\":true,\"partuuid\":\"6c3b2ad1-01\",\"cache_type\":\"Writeback\","
+		"\"io_engine\":\"Async\"}";
 	struct drive_config drive;
 	struct error err;
 	json_t *json;
@@ -137,27 +142,33 @@ Test(config, absent_fields_keep_their_defaults)
 
 Test(config, partial_object_changes_what_it_names_only)
 {
-	struct machine_config machine = { .vcpu_count = 4, .mem_size_mib = 512, .cpu_template = strdup("None") };
+	struct machine_config machine = { .vcpu_count = 4,
+					  .mem_size_mib = 512,
+					  .cpu_template = strdup("None") };
 	struct error err;
 
-	cr_assert_eq(parse(&config_machine_object, "{\"mem_size_mib\":256,\"smt\":null,\"vcpu_count\":null}", true,
+	cr_assert_eq(parse(&config_machine_object,
+			   "{\"mem_size_mib\":256,\"smt\":null,\"vcpu_count\":null}", true,
 			   &machine, &err),
 		     0);
 	cr_assert_eq(machine.vcpu_count, 4u);
 	cr_assert_eq(machine.mem_size_mib, 256u);
 	cr_assert_str_eq(machine.cpu_template, "None");
-	cr_assert_eq(parse(&config_machine_object, "{\"cpu_template\":\"T2\"}", true, &machine, &err), 0);
+	cr_assert_eq(
+		parse(&config_machine_object, "{\"cpu_template\":\"T2\"}", true, &machine, &err),
+		0);
 	cr_assert_str_eq(machine.cpu_template, "T2");
 	config_clear(&config_machine_object, &machine);
 }
 
 Test(config, failure_leaves_the_struct_as_it_was)
 {
-	struct boot_source_config boot = { .kernel_image_path = strdup("/old"), .boot_args = strdup("quiet") };
+	struct boot_source_config boot = { .kernel_image_path = strdup("/old"),
+					   .boot_args = strdup("quiet") };
 	struct error err;
 
-	cr_assert_eq(parse(&config_boot_source_object, "{\"kernel_image_path\":\"/new\",\"boot_args\":7}", false,
-			   &boot, &err),
+	cr_assert_eq(parse(&config_boot_source_object,
+			   "{\"kernel_image_path\":\"/new\",\"boot_args\":7}", false, &boot, &err),
 		     -EINVAL);
 	cr_assert_str_eq(boot.kernel_image_path, "/old");
 	cr_assert_str_eq(boot.boot_args, "quiet");
@@ -166,11 +177,14 @@ Test(config, failure_leaves_the_struct_as_it_was)
 
 Test(config, unknown_fields_are_refused_by_name)
 {
-	assert_refused(&config_serial_object, "{\"x\":1}", EINVAL, "unknown field `x`, expected `serial_out_path` or `rate_limiter`");
-	assert_refused(&config_drive_update_object, "{\"x\":1}", EINVAL,
-		       "unknown field `x`, expected one of `drive_id`, `path_on_host`, `rate_limiter`");
-	assert_refused(&config_boot_source_object, "{\"kernel_image_path\":\"/x\",\"a\\nb\":1}", EINVAL,
-		       "unknown field `a\nb`, expected one of `kernel_image_path`, `initrd_path`, `boot_args`, `boot_protocol`");
+	assert_refused(&config_serial_object, "{\"x\":1}", EINVAL,
+		       "unknown field `x`, expected `serial_out_path` or `rate_limiter`");
+	assert_refused(
+		&config_drive_update_object, "{\"x\":1}", EINVAL,
+		"unknown field `x`, expected one of `drive_id`, `path_on_host`, `rate_limiter`");
+	assert_refused(
+		&config_boot_source_object, "{\"kernel_image_path\":\"/x\",\"a\\nb\":1}", EINVAL,
+		"unknown field `a\nb`, expected one of `kernel_image_path`, `initrd_path`, `boot_args`, `boot_protocol`");
 }
 
 Test(config, long_names_do_not_crowd_out_the_message)
@@ -190,8 +204,10 @@ Test(config, long_names_do_not_crowd_out_the_message)
 
 Test(config, missing_fields_are_refused_by_name)
 {
-	assert_refused(&config_boot_source_object, "{}", EINVAL, "missing field `kernel_image_path`");
-	assert_refused(&config_machine_object, "{\"vcpu_count\":1}", EINVAL, "missing field `mem_size_mib`");
+	assert_refused(&config_boot_source_object, "{}", EINVAL,
+		       "missing field `kernel_image_path`");
+	assert_refused(&config_machine_object, "{\"vcpu_count\":1}", EINVAL,
+		       "missing field `mem_size_mib`");
 	assert_refused(&config_drive_object, "{\"drive_id\":\"a\",\"path_on_host\":\"b\"}", EINVAL,
 		       "missing field `is_root_device`");
 	assert_refused(&config_metrics_object, "{}", EINVAL, "missing field `metrics_path`");
@@ -216,22 +232,25 @@ Test(config, wrong_types_are_refused)
 		       "invalid type: map, expected u64 for `vcpu_count`");
 	assert_refused(&config_machine_object, MACHINE("-1"), EINVAL,
 		       "invalid value: integer `-1`, expected u64 for `vcpu_count`");
-	assert_refused(&config_machine_object, "{\"mem_size_mib\":128,\"vcpu_count\":1,\"smt\":0}", EINVAL,
-		       "invalid type: integer `0`, expected a boolean for `smt`");
+	assert_refused(&config_machine_object, "{\"mem_size_mib\":128,\"vcpu_count\":1,\"smt\":0}",
+		       EINVAL, "invalid type: integer `0`, expected a boolean for `smt`");
 	assert_refused(&config_boot_source_object, "{\"kernel_image_path\":5}", EINVAL,
 		       "invalid type: integer `5`, expected a string for `kernel_image_path`");
 	assert_refused(&config_action_object, "{\"action_type\":5}", EINVAL,
 		       "invalid type: integer `5`, expected a string for `action_type`");
-	assert_refused(&config_serial_object, "[]", EINVAL, "invalid type: sequence, expected a JSON object (serial)");
-	assert_refused(&config_serial_object, "null", EINVAL, "invalid type: null, expected a JSON object (serial)");
+	assert_refused(&config_serial_object, "[]", EINVAL,
+		       "invalid type: sequence, expected a JSON object (serial)");
+	assert_refused(&config_serial_object, "null", EINVAL,
+		       "invalid type: null, expected a JSON object (serial)");
 #undef MACHINE
 }
 
 Test(config, unknown_variants_are_refused_with_the_known_ones)
 {
-	assert_refused(&config_action_object, "{\"action_type\":\"Explode\"}", EINVAL,
-		       "unknown variant `Explode`, expected one of `InstanceStart`, `SendCtrlAltDel`, "
-		       "`FlushMetrics` for `action_type`");
+	assert_refused(
+		&config_action_object, "{\"action_type\":\"Explode\"}", EINVAL,
+		"unknown variant `Explode`, expected one of `InstanceStart`, `SendCtrlAltDel`, "
+		"`FlushMetrics` for `action_type`");
 	assert_refused(&config_vm_state_object, "{\"state\":\"paused\"}", EINVAL,
 		       "unknown variant `paused`, expected `Paused` or `Resumed` for `state`");
 }
@@ -246,12 +265,14 @@ Test(config, values_out_of_range_are_refused)
 		       VCPU_MESSAGE "The value of `vcpu_count` is 0: it must be from 1 to 32.");
 	assert_refused(&config_machine_object, MACHINE("33", "128"), ERANGE,
 		       VCPU_MESSAGE "The value of `vcpu_count` is 33: it must be from 1 to 32.");
-	assert_refused(&config_machine_object, MACHINE("1", "0"), ERANGE,
-		       "The memory size (MiB) is either 0, or not a multiple of the configured page size.");
+	assert_refused(
+		&config_machine_object, MACHINE("1", "0"), ERANGE,
+		"The memory size (MiB) is either 0, or not a multiple of the configured page size.");
 	assert_refused(&config_machine_object, MACHINE("1", "3"), ERANGE,
 		       "The value of `mem_size_mib` is 3: it must be from 4 to 67108864.");
-	assert_refused(&config_machine_object, MACHINE("1", "9223372036854775807"), ERANGE,
-		       "The value of `mem_size_mib` is 9223372036854775807: it must be from 4 to 67108864.");
+	assert_refused(
+		&config_machine_object, MACHINE("1", "9223372036854775807"), ERANGE,
+		"The value of `mem_size_mib` is 9223372036854775807: it must be from 4 to 67108864.");
 #undef VCPU_MESSAGE
 #undef MACHINE
 }
@@ -261,22 +282,28 @@ Test(config, refused_fields_say_why_unless_they_are_null)
 	struct drive_config drive = { 0 };
 	struct error err;
 
-	assert_refused(&config_drive_object, "{\"drive_id\":\"a\",\"is_root_device\":false,\"socket\":\"/s\"}", ENOTSUP,
-		       "The field `socket` asks for a vhost-user device: Mayfly does not emulate it. Its device model "
-		       "is virtio-net, virtio-blk, serial and i8042, on purpose.");
-	assert_refused(&config_metrics_object, "{\"metrics_path\":\"/m\",\"properties\":{}}", ENOTSUP,
+	assert_refused(
+		&config_drive_object,
+		"{\"drive_id\":\"a\",\"is_root_device\":false,\"socket\":\"/s\"}", ENOTSUP,
+		"The field `socket` asks for a vhost-user device: Mayfly does not emulate it. Its device model "
+		"is virtio-net, virtio-blk, serial and i8042, on purpose.");
+	assert_refused(&config_metrics_object, "{\"metrics_path\":\"/m\",\"properties\":{}}",
+		       ENOTSUP,
 		       "The field `properties` is not supported by this version of Mayfly.");
-	assert_refused(&config_metrics_object, "{\"metrics_path\":\"/m\",\"emit_id\":true}", ENOTSUP,
-		       "The field `emit_id` is not supported by this version of Mayfly.");
-	cr_assert_eq(parse(&config_drive_object,
-			   "{\"drive_id\":\"a\",\"path_on_host\":\"b\",\"is_root_device\":false,\"socket\":null,"
-			   "\"rate_limiter\":null}",
-			   false, &drive, &err),
-		     0);
+	assert_refused(&config_metrics_object, "{\"metrics_path\":\"/m\",\"emit_id\":true}",
+		       ENOTSUP, "The field `emit_id` is not supported by this version of Mayfly.");
+	cr_assert_eq(
+		parse(&config_drive_object,
+		      "{\"drive_id\":\"a\",\"path_on_host\":\"b\",\"is_root_device\":false,\"socket\":null,"
+		      "\"rate_limiter\":null}",
+		      false, &drive, &err),
+		0);
 	config_clear(&config_drive_object, &drive);
 }
 
-#define DRIVE_WITH(limiter) "{\"drive_id\":\"a\",\"path_on_host\":\"b\",\"is_root_device\":false,\"rate_limiter\":" limiter "}"
+#define DRIVE_WITH(limiter)                                                                             \
+	"{\"drive_id\":\"a\",\"path_on_host\":\"b\",\"is_root_device\":false,\"rate_limiter\":" limiter \
+	"}"
 
 /* Parsed, checked, written: the written limiter. */
 static char *written_limiter(const struct config_object *object, const char *text, void *value)
@@ -309,12 +336,15 @@ Test(config, rate_limiters_are_read_and_written)
 {
 	assert_drive_limiter(DRIVE_WITH("{\"ops\":{\"size\":1,\"refill_time\":2}}"),
 			     "{\"ops\":{\"size\":1,\"refill_time\":2,\"one_time_burst\":0}}");
-	assert_drive_limiter(DRIVE_WITH("{\"bandwidth\":{\"size\":9223372036854775807,\"refill_time\":9223372036854,"
-					"\"one_time_burst\":9223372036854775807},\"ops\":null}"),
-			     "{\"bandwidth\":{\"size\":9223372036854775807,\"refill_time\":9223372036854,"
-			     "\"one_time_burst\":9223372036854775807}}");
-	assert_drive_limiter(DRIVE_WITH("{\"ops\":{\"size\":0,\"refill_time\":0,\"one_time_burst\":null}}"),
-			     "{\"ops\":{\"size\":0,\"refill_time\":0,\"one_time_burst\":0}}");
+	assert_drive_limiter(
+		DRIVE_WITH(
+			"{\"bandwidth\":{\"size\":9223372036854775807,\"refill_time\":9223372036854,"
+			"\"one_time_burst\":9223372036854775807},\"ops\":null}"),
+		"{\"bandwidth\":{\"size\":9223372036854775807,\"refill_time\":9223372036854,"
+		"\"one_time_burst\":9223372036854775807}}");
+	assert_drive_limiter(
+		DRIVE_WITH("{\"ops\":{\"size\":0,\"refill_time\":0,\"one_time_burst\":null}}"),
+		"{\"ops\":{\"size\":0,\"refill_time\":0,\"one_time_burst\":0}}");
 	assert_drive_limiter(DRIVE_WITH("{}"), "{}");
 	assert_drive_limiter(DRIVE_WITH("null"), NULL);
 }
@@ -326,12 +356,16 @@ Test(config, what_is_wrong_in_a_rate_limiter_is_named_with_its_path)
 		int code;
 		const char *message;
 	} cases[] = {
-		{ "7", EINVAL, "rate_limiter: invalid type: integer `7`, expected a JSON object (rate limiter)" },
-		{ "{\"iops\":{}}", EINVAL, "rate_limiter: unknown field `iops`, expected `bandwidth` or `ops`" },
+		{ "7", EINVAL,
+		  "rate_limiter: invalid type: integer `7`, expected a JSON object (rate limiter)" },
+		{ "{\"iops\":{}}", EINVAL,
+		  "rate_limiter: unknown field `iops`, expected `bandwidth` or `ops`" },
 		{ "{\"ops\":[]}", EINVAL,
 		  "rate_limiter.ops: invalid type: sequence, expected a JSON object (token bucket)" },
-		{ "{\"bandwidth\":{\"size\":1}}", EINVAL, "rate_limiter.bandwidth: missing field `refill_time`" },
-		{ "{\"bandwidth\":{\"refill_time\":1}}", EINVAL, "rate_limiter.bandwidth: missing field `size`" },
+		{ "{\"bandwidth\":{\"size\":1}}", EINVAL,
+		  "rate_limiter.bandwidth: missing field `refill_time`" },
+		{ "{\"bandwidth\":{\"refill_time\":1}}", EINVAL,
+		  "rate_limiter.bandwidth: missing field `size`" },
 		{ "{\"ops\":{\"size\":1,\"refill_time\":1,\"burst\":1}}", EINVAL,
 		  "rate_limiter.ops: unknown field `burst`, expected one of `size`, `refill_time`, `one_time_burst`" },
 		{ "{\"ops\":{\"size\":\"1\",\"refill_time\":1}}", EINVAL,
@@ -359,14 +393,16 @@ Test(config, bucket_of_a_patched_limiter_is_whole)
 	struct drive_update_config update = { 0 };
 	struct error err = { 0 };
 
-	cr_assert_eq(parse(&config_drive_update_object, "{\"rate_limiter\":{\"ops\":{\"size\":1}}}", true, &update,
-			   &err),
+	cr_assert_eq(parse(&config_drive_update_object, "{\"rate_limiter\":{\"ops\":{\"size\":1}}}",
+			   true, &update, &err),
 		     -EINVAL);
 	cr_assert_str_eq(err.message, "rate_limiter.ops: missing field `refill_time`");
 	cr_assert_eq(parse(&config_drive_update_object,
-			   "{\"rate_limiter\":{\"ops\":{\"size\":0,\"refill_time\":0}}}", true, &update, &err),
+			   "{\"rate_limiter\":{\"ops\":{\"size\":0,\"refill_time\":0}}}", true,
+			   &update, &err),
 		     0);
-	cr_assert(update.has_rate_limiter && update.rate_limiter.has_ops && !update.rate_limiter.has_bandwidth);
+	cr_assert(update.has_rate_limiter && update.rate_limiter.has_ops &&
+		  !update.rate_limiter.has_bandwidth);
 }
 
 Test(config, serial_limiter_has_two_forms)
@@ -375,8 +411,10 @@ Test(config, serial_limiter_has_two_forms)
 	struct rate_limiter_config limiter;
 	char *written;
 
-	written = written_limiter(&config_serial_object,
-				  "{\"rate_limiter\":{\"size\":10,\"refill_time\":20,\"one_time_burst\":30}}", &serial);
+	written = written_limiter(
+		&config_serial_object,
+		"{\"rate_limiter\":{\"size\":10,\"refill_time\":20,\"one_time_burst\":30}}",
+		&serial);
 	cr_assert_str_eq(written, "{\"size\":10,\"refill_time\":20,\"one_time_burst\":30}");
 	free(written);
 	limiter = config_serial_limiter(&serial);
@@ -385,8 +423,10 @@ Test(config, serial_limiter_has_two_forms)
 	config_clear(&config_serial_object, &serial);
 
 	written = written_limiter(&config_serial_object,
-				  "{\"rate_limiter\":{\"ops\":{\"size\":10,\"refill_time\":20}}}", &serial);
-	cr_assert_str_eq(written, "{\"ops\":{\"size\":10,\"refill_time\":20,\"one_time_burst\":0}}");
+				  "{\"rate_limiter\":{\"ops\":{\"size\":10,\"refill_time\":20}}}",
+				  &serial);
+	cr_assert_str_eq(written,
+			 "{\"ops\":{\"size\":10,\"refill_time\":20,\"one_time_burst\":0}}");
 	free(written);
 	limiter = config_serial_limiter(&serial);
 	cr_assert(!limiter.has_bandwidth && limiter.has_ops);
@@ -394,18 +434,22 @@ Test(config, serial_limiter_has_two_forms)
 
 	limiter = config_serial_limiter(&serial);
 	cr_assert(!limiter.has_bandwidth && !limiter.has_ops);
-	assert_refused(&config_serial_object, "{\"rate_limiter\":{\"size\":1,\"refill_time\":1,\"ops\":null}}", EINVAL,
-		       "rate_limiter: unknown field `ops`, expected one of `size`, `refill_time`, `one_time_burst`");
-	assert_refused(&config_serial_object, "{\"rate_limiter\":\"fast\"}", EINVAL,
-		       "rate_limiter: invalid type: string \"fast\", expected a JSON object (rate limiter)");
+	assert_refused(
+		&config_serial_object,
+		"{\"rate_limiter\":{\"size\":1,\"refill_time\":1,\"ops\":null}}", EINVAL,
+		"rate_limiter: unknown field `ops`, expected one of `size`, `refill_time`, `one_time_burst`");
+	assert_refused(
+		&config_serial_object, "{\"rate_limiter\":\"fast\"}", EINVAL,
+		"rate_limiter: invalid type: string \"fast\", expected a JSON object (rate limiter)");
 	assert_refused(&config_serial_object, "{\"limit\":1}", EINVAL,
 		       "unknown field `limit`, expected `serial_out_path` or `rate_limiter`");
 }
 
 Test(config, merged_limiter_has_the_newer_buckets_and_none_that_limit_nothing)
 {
-	struct rate_limiter_config limiter = { .has_bandwidth = true, .bandwidth = { 1, 2, 3 }, .has_ops = true,
-					       .ops = { 4, 5, 6 } };
+	struct rate_limiter_config limiter = {
+		.has_bandwidth = true, .bandwidth = { 1, 2, 3 }, .has_ops = true, .ops = { 4, 5, 6 }
+	};
 	struct rate_limiter_config nothing = { 0 }, ops = { .has_ops = true, .ops = { 7, 8, 9 } };
 	struct rate_limiter_config zero = { .has_bandwidth = true, .bandwidth = { 0, 100, 100 } };
 
@@ -420,7 +464,8 @@ Test(config, merged_limiter_has_the_newer_buckets_and_none_that_limit_nothing)
 
 Test(config, deprecated_use_is_seen)
 {
-	json_t *used = json_of("{\"cpu_template\":\"None\"}"), *null = json_of("{\"cpu_template\":null}");
+	json_t *used = json_of("{\"cpu_template\":\"None\"}"),
+	       *null = json_of("{\"cpu_template\":null}");
 
 	cr_assert(config_uses_deprecated(&config_machine_object, used));
 	cr_assert_not(config_uses_deprecated(&config_machine_object, null));
@@ -430,7 +475,9 @@ Test(config, deprecated_use_is_seen)
 
 Test(config, copy_owns_its_strings)
 {
-	struct drive_config from = { .drive_id = strdup("a"), .path_on_host = strdup("b"), .is_read_only = true };
+	struct drive_config from = { .drive_id = strdup("a"),
+				     .path_on_host = strdup("b"),
+				     .is_read_only = true };
 	struct drive_config to = { .drive_id = strdup("old"), .partuuid = strdup("old") };
 
 	cr_assert_eq(config_copy(&config_drive_object, &to, &from), 0);
@@ -457,25 +504,29 @@ static void assert_machine(struct machine_config machine, const char *message)
 
 Test(config_check, machine_fields_fit_each_other)
 {
-	static const char vcpus[] = "can only be 1 or an even number", memory[] = "not a multiple of";
+	static const char vcpus[] = "can only be 1 or an even number",
+			  memory[] = "not a multiple of";
 	char t2[] = "T2", none[] = "None";
 
-	assert_machine((struct machine_config){ 1, 16 }, NULL);
-	assert_machine((struct machine_config){ 32, 128, .smt = true }, NULL);
-	assert_machine((struct machine_config){ 1, 128, .smt = true }, NULL);
-	assert_machine((struct machine_config){ 3, 128 }, NULL);
-	assert_machine((struct machine_config){ 3, 128, .smt = true }, vcpus);
-	assert_machine((struct machine_config){ 33, 128 }, vcpus);
-	assert_machine((struct machine_config){ 0, 128 }, vcpus);
-	assert_machine((struct machine_config){ 1, 0 }, memory);
-	assert_machine((struct machine_config){ 1, 3 }, "`mem_size_mib` is 3");
-	assert_machine((struct machine_config){ 1, 4 }, NULL);
-	assert_machine((struct machine_config){ 1, 17, .huge_pages = HUGE_PAGES_2M }, memory);
-	assert_machine((struct machine_config){ 1, 17, .huge_pages = HUGE_PAGES_TRANSPARENT }, NULL);
-	assert_machine((struct machine_config){ 1, 18, .huge_pages = HUGE_PAGES_2M }, NULL);
-	assert_machine((struct machine_config){ 1, 18, .huge_pages = (enum huge_pages)3 }, "huge_pages");
-	assert_machine((struct machine_config){ 1, 18, .cpu_template = none }, NULL);
-	assert_machine((struct machine_config){ 1, 18, .cpu_template = t2 }, "CPU template `T2` is not supported");
+	assert_machine((struct machine_config) { 1, 16 }, NULL);
+	assert_machine((struct machine_config) { 32, 128, .smt = true }, NULL);
+	assert_machine((struct machine_config) { 1, 128, .smt = true }, NULL);
+	assert_machine((struct machine_config) { 3, 128 }, NULL);
+	assert_machine((struct machine_config) { 3, 128, .smt = true }, vcpus);
+	assert_machine((struct machine_config) { 33, 128 }, vcpus);
+	assert_machine((struct machine_config) { 0, 128 }, vcpus);
+	assert_machine((struct machine_config) { 1, 0 }, memory);
+	assert_machine((struct machine_config) { 1, 3 }, "`mem_size_mib` is 3");
+	assert_machine((struct machine_config) { 1, 4 }, NULL);
+	assert_machine((struct machine_config) { 1, 17, .huge_pages = HUGE_PAGES_2M }, memory);
+	assert_machine((struct machine_config) { 1, 17, .huge_pages = HUGE_PAGES_TRANSPARENT },
+		       NULL);
+	assert_machine((struct machine_config) { 1, 18, .huge_pages = HUGE_PAGES_2M }, NULL);
+	assert_machine((struct machine_config) { 1, 18, .huge_pages = (enum huge_pages)3 },
+		       "huge_pages");
+	assert_machine((struct machine_config) { 1, 18, .cpu_template = none }, NULL);
+	assert_machine((struct machine_config) { 1, 18, .cpu_template = t2 },
+		       "CPU template `T2` is not supported");
 }
 
 Test(config_check, ids_are_letters_digits_and_underscores)
@@ -493,16 +544,20 @@ Test(config_check, ids_are_letters_digits_and_underscores)
 	cr_assert_eq(config_id_check("root_FS_0", &err), 0);
 	cr_assert_eq(config_id_check("", &err), -EINVAL);
 	cr_assert_str_eq(err.message, "The ID cannot be empty.");
-	for (const char *const *id = (const char *const[]){ "a-b", "a b", "a/b", "\xc3\xa4", "a.", NULL }; *id; id++) {
+	for (const char *const *id =
+		     (const char *const[]) { "a-b", "a b", "a/b", "\xc3\xa4", "a.", NULL };
+	     *id; id++) {
 		cr_assert_eq(config_id_check(*id, &err), -EINVAL, "%s", *id);
-		cr_assert_str_eq(err.message,
-				 "API Resource IDs can only contain alphanumeric characters and underscores.");
+		cr_assert_str_eq(
+			err.message,
+			"API Resource IDs can only contain alphanumeric characters and underscores.");
 	}
 }
 
 static int check_drive(const char *id, const char *path, const char *partuuid, struct error *err)
 {
-	struct drive_config drive = { .drive_id = strdup(id), .path_on_host = path ? strdup(path) : NULL,
+	struct drive_config drive = { .drive_id = strdup(id),
+				      .path_on_host = path ? strdup(path) : NULL,
 				      .partuuid = partuuid ? strdup(partuuid) : NULL };
 	int result = config_drive_check(&drive, err);
 
@@ -523,9 +578,15 @@ Test(config_check, drive_needs_id_and_path)
 
 Test(config_check, partuuid_is_a_gpt_or_an_mbr_one)
 {
-	static const char *const bad[] = { "", "6c3b2ad1", "6c3b2ad1-1", "6c3b2ad1-001", "6c3b2adg-01",
-					   "0eaa91a0-0bfb-42f9-9a3a-7ba8e5d7e2c", "0eaa91a0-0bfb-42f9-9a3a-7ba8e5d7e2c1/PARTNROFF=1",
-					   "0eaa91a0_0bfb-42f9-9a3a-7ba8e5d7e2c1", "6c3b2ad1-01 init=/bin/sh" };
+	static const char *const bad[] = { "",
+					   "6c3b2ad1",
+					   "6c3b2ad1-1",
+					   "6c3b2ad1-001",
+					   "6c3b2adg-01",
+					   "0eaa91a0-0bfb-42f9-9a3a-7ba8e5d7e2c",
+					   "0eaa91a0-0bfb-42f9-9a3a-7ba8e5d7e2c1/PARTNROFF=1",
+					   "0eaa91a0_0bfb-42f9-9a3a-7ba8e5d7e2c1",
+					   "6c3b2ad1-01 init=/bin/sh" };
 	struct error err;
 
 	cr_assert_eq(check_drive("a", "/x", "6C3b2ad1-01", &err), 0);

@@ -28,18 +28,19 @@ static void assert_refused(const char *text, const char *message)
 	cr_assert_eq(memcmp(&config, &empty, sizeof(config)), 0, "%s: something is left", text);
 }
 
-static const char whole[] = "{\"boot-source\":{\"kernel_image_path\":\"/k\",\"boot_args\":\"quiet\",\"boot_protocol\":\"PVH\"},"
-			    "\"machine-config\":{\"vcpu_count\":2,\"mem_size_mib\":256,\"smt\":true,"
-			    "\"track_dirty_pages\":false,\"huge_pages\":\"Transparent\"},"
-			    "\"serial\":{\"serial_out_path\":\"/s\"},"
-			    "\"logger\":{\"log_path\":\"/l\",\"level\":\"Info\",\"show_level\":true,"
-			    "\"show_log_origin\":false},"
-			    "\"metrics\":{\"metrics_path\":\"/m\"},"
-			    "\"drives\":[{\"drive_id\":\"a\",\"path_on_host\":\"/a\",\"is_root_device\":true,"
-			    "\"is_read_only\":false,\"cache_type\":\"Unsafe\",\"io_engine\":\"Sync\"},"
-			    "{\"drive_id\":\"b\",\"path_on_host\":\"/b\",\"is_root_device\":false,"
-			    "\"is_read_only\":true,\"cache_type\":\"Writeback\",\"io_engine\":\"Async\"}],"
-			    "\"network-interfaces\":[]}";
+static const char whole[] =
+	"{\"boot-source\":{\"kernel_image_path\":\"/k\",\"boot_args\":\"quiet\",\"boot_protocol\":\"PVH\"},"
+	"\"machine-config\":{\"vcpu_count\":2,\"mem_size_mib\":256,\"smt\":true,"
+	"\"track_dirty_pages\":false,\"huge_pages\":\"Transparent\"},"
+	"\"serial\":{\"serial_out_path\":\"/s\"},"
+	"\"logger\":{\"log_path\":\"/l\",\"level\":\"Info\",\"show_level\":true,"
+	"\"show_log_origin\":false},"
+	"\"metrics\":{\"metrics_path\":\"/m\"},"
+	"\"drives\":[{\"drive_id\":\"a\",\"path_on_host\":\"/a\",\"is_root_device\":true,"
+	"\"is_read_only\":false,\"cache_type\":\"Unsafe\",\"io_engine\":\"Sync\"},"
+	"{\"drive_id\":\"b\",\"path_on_host\":\"/b\",\"is_root_device\":false,"
+	"\"is_read_only\":true,\"cache_type\":\"Writeback\",\"io_engine\":\"Async\"}],"
+	"\"network-interfaces\":[]}";
 
 Test(config_vm, every_section_is_read_and_written_back)
 {
@@ -49,7 +50,8 @@ Test(config_vm, every_section_is_read_and_written_back)
 	char *text;
 
 	cr_assert_eq(parse(whole, &config, &err), 0, "%s", err.message);
-	cr_assert(config.has_boot_source && config.has_serial && config.has_logger && config.has_metrics);
+	cr_assert(config.has_boot_source && config.has_serial && config.has_logger &&
+		  config.has_metrics);
 	cr_assert_str_eq(config.boot_source.kernel_image_path, "/k");
 	cr_assert_eq(config.machine.vcpu_count, 2u);
 	cr_assert_eq(config.drive_count, 2u);
@@ -68,9 +70,11 @@ Test(config_vm, empty_object_is_a_default_machine)
 	struct vm_config config;
 	struct error err;
 
-	cr_assert_eq(parse("{\"serial\":null,\"vsock\":null,\"pmem\":[],\"network-interfaces\":[]}", &config, &err), 0,
-		     "%s", err.message);
-	cr_assert_not(config.has_boot_source || config.has_serial || config.has_logger || config.has_metrics);
+	cr_assert_eq(parse("{\"serial\":null,\"vsock\":null,\"pmem\":[],\"network-interfaces\":[]}",
+			   &config, &err),
+		     0, "%s", err.message);
+	cr_assert_not(config.has_boot_source || config.has_serial || config.has_logger ||
+		      config.has_metrics);
 	cr_assert_eq(config.machine.mem_size_mib, 128u);
 	cr_assert_eq(config.drive_count, 0u);
 	config_vm_clear(&config);
@@ -79,9 +83,11 @@ Test(config_vm, empty_object_is_a_default_machine)
 Test(config_vm, logger_section_leaves_what_it_does_not_name)
 {
 	char path[] = "/said/before", level[] = "Debug", module[] = "src";
-	const struct logger_config before = {
-		.log_path = path, .level = level, .module = module, .show_level = true, .show_log_origin = true
-	};
+	const struct logger_config before = { .log_path = path,
+					      .level = level,
+					      .module = module,
+					      .show_level = true,
+					      .show_log_origin = true };
 	struct vm_config config;
 	struct error err;
 	json_t *json = json_pack("{s:{s:s, s:b}}", "logger", "level", "Error", "show_level", 0);
@@ -111,27 +117,36 @@ Test(config_vm, no_logger_section_is_none_whatever_was_said_before)
 
 Test(config_vm, errors_name_section_entry_and_field)
 {
-	assert_refused("[]", "invalid type: sequence, expected a JSON object with a microVM's configuration");
-	assert_refused("{\"boot_source\":{}}",
-		       "unknown section `boot_source`, expected one of `boot-source`, `machine-config`, `drives`, "
-		       "`network-interfaces`, "
-		       "`serial`, `logger`, `metrics`");
-	assert_refused("{\"boot-source\":{}}", "section `boot-source`: missing field `kernel_image_path`");
+	assert_refused(
+		"[]",
+		"invalid type: sequence, expected a JSON object with a microVM's configuration");
+	assert_refused(
+		"{\"boot_source\":{}}",
+		"unknown section `boot_source`, expected one of `boot-source`, `machine-config`, `drives`, "
+		"`network-interfaces`, "
+		"`serial`, `logger`, `metrics`");
+	assert_refused("{\"boot-source\":{}}",
+		       "section `boot-source`: missing field `kernel_image_path`");
 	assert_refused("{\"boot-source\":{\"kernel_image_path\":\"/k\"},\"drives\":{}}",
 		       "section `drives`: invalid type: map, expected a sequence");
-	assert_refused("{\"drives\":[{\"drive_id\":\"a\",\"path_on_host\":\"/a\",\"is_root_device\":true},"
-		       "{\"drive_id\":7}]}",
-		       "section `drives`, entry 1: missing field `path_on_host`");
-	assert_refused("{\"machine-config\":{\"vcpu_count\":0,\"mem_size_mib\":128}}",
-		       "section `machine-config`: The vCPU number is invalid! The vCPU number can only be 1 or an even "
-		       "number when SMT is enabled. The value of `vcpu_count` is 0: it must be from 1 to 32.");
+	assert_refused(
+		"{\"drives\":[{\"drive_id\":\"a\",\"path_on_host\":\"/a\",\"is_root_device\":true},"
+		"{\"drive_id\":7}]}",
+		"section `drives`, entry 1: missing field `path_on_host`");
+	assert_refused(
+		"{\"machine-config\":{\"vcpu_count\":0,\"mem_size_mib\":128}}",
+		"section `machine-config`: The vCPU number is invalid! The vCPU number can only be 1 or an even "
+		"number when SMT is enabled. The value of `vcpu_count` is 0: it must be from 1 to 32.");
 }
 
 Test(config_vm, devices_that_do_not_exist_are_refused_with_the_reason)
 {
-	assert_refused("{\"vsock\":{}}", "section `vsock`: Mayfly does not emulate it. Its device model is virtio-net, "
-					 "virtio-blk, serial and i8042, on purpose.");
-	assert_refused("{\"mmds-config\":{}}", "section `mmds-config`: not supported by this version of Mayfly.");
+	assert_refused(
+		"{\"vsock\":{}}",
+		"section `vsock`: Mayfly does not emulate it. Its device model is virtio-net, "
+		"virtio-blk, serial and i8042, on purpose.");
+	assert_refused("{\"mmds-config\":{}}",
+		       "section `mmds-config`: not supported by this version of Mayfly.");
 }
 
 Test(config_vm, network_interfaces_go_in_and_out)
@@ -141,10 +156,11 @@ Test(config_vm, network_interfaces_go_in_and_out)
 		"\"guest_mac\":\"06:00:ac:10:00:02\",\"mtu\":9000,\"rx_rate_limiter\":null,"
 		"\"tx_rate_limiter\":{\"ops\":{\"size\":1,\"refill_time\":2}}},"
 		"{\"iface_id\":\"eth1\",\"host_dev_name\":\"tap1\",\"mtu\":null}]}";
-	static const char expected[] = "[{\"iface_id\":\"eth0\",\"host_dev_name\":\"tap0\","
-				       "\"guest_mac\":\"06:00:ac:10:00:02\",\"mtu\":9000,\"tx_rate_limiter\":"
-				       "{\"ops\":{\"size\":1,\"refill_time\":2,\"one_time_burst\":0}}},"
-				       "{\"iface_id\":\"eth1\",\"host_dev_name\":\"tap1\"}]";
+	static const char expected[] =
+		"[{\"iface_id\":\"eth0\",\"host_dev_name\":\"tap0\","
+		"\"guest_mac\":\"06:00:ac:10:00:02\",\"mtu\":9000,\"tx_rate_limiter\":"
+		"{\"ops\":{\"size\":1,\"refill_time\":2,\"one_time_burst\":0}}},"
+		"{\"iface_id\":\"eth1\",\"host_dev_name\":\"tap1\"}]";
 	struct vm_config config;
 	struct error err = { 0 };
 	char *written;
@@ -162,11 +178,13 @@ Test(config_vm, network_interfaces_go_in_and_out)
 	config_vm_clear(&config);
 	assert_refused("{\"network-interfaces\":[{\"iface_id\":\"eth0\"}]}",
 		       "section `network-interfaces`, entry 0: missing field `host_dev_name`");
-	assert_refused("{\"network-interfaces\":[{\"iface_id\":\"a\",\"host_dev_name\":\"t\",\"mtu\":0}]}",
-		       "section `network-interfaces`, entry 0: The value of `mtu` is 0: it must be from 68 to 65535.");
-	assert_refused("{\"network-interfaces\":[{\"iface_id\":\"a\",\"host_dev_name\":\"t\","
-		       "\"tx_rate_limiter\":{\"ops\":{\"size\":1}}}]}",
-		       "section `network-interfaces`, entry 0: tx_rate_limiter.ops: missing field `refill_time`");
+	assert_refused(
+		"{\"network-interfaces\":[{\"iface_id\":\"a\",\"host_dev_name\":\"t\",\"mtu\":0}]}",
+		"section `network-interfaces`, entry 0: The value of `mtu` is 0: it must be from 68 to 65535.");
+	assert_refused(
+		"{\"network-interfaces\":[{\"iface_id\":\"a\",\"host_dev_name\":\"t\","
+		"\"tx_rate_limiter\":{\"ops\":{\"size\":1}}}]}",
+		"section `network-interfaces`, entry 0: tx_rate_limiter.ops: missing field `refill_time`");
 }
 
 Test(config_vm, more_drives_than_interrupt_lines_are_refused)
@@ -174,8 +192,10 @@ Test(config_vm, more_drives_than_interrupt_lines_are_refused)
 	char text[8192] = "{\"drives\":[", message[128];
 
 	for (int i = 0; i <= CONFIG_MAX_DRIVES; i++)
-		snprintf(text + strlen(text), sizeof(text) - strlen(text),
-			 "%s{\"drive_id\":\"d%d\",\"path_on_host\":\"/a\",\"is_root_device\":false}", i ? "," : "", i);
+		snprintf(
+			text + strlen(text), sizeof(text) - strlen(text),
+			"%s{\"drive_id\":\"d%d\",\"path_on_host\":\"/a\",\"is_root_device\":false}",
+			i ? "," : "", i);
 	strcat(text, "]}");
 	snprintf(message, sizeof(message), "section `drives`: %d entries, %d at most are possible",
 		 CONFIG_MAX_DRIVES + 1, CONFIG_MAX_DRIVES);

@@ -1,6 +1,6 @@
 /*
- * What the daytime guest answers, frame by frame (tests/guests/programs/daytime): on the host, where broken frames
- * are easily made. test_daytime.py has it talk to a real network.
+ * What the daytime guest answers, frame by frame (tests/guests/programs/daytime): on the host,
+ * where broken frames are easily made. test_daytime.py has it talk to a real network.
  */
 #include <criterion/criterion.h>
 #include <string.h>
@@ -66,13 +66,17 @@ static struct exchange begin(unsigned int ethertype)
 	return e;
 }
 
-/* Puts an IPv4 packet around a payload, whose checksum lies at `checksum_at` (of UDP and TCP, with pseudo header). */
-static struct exchange begin_ip(uint8_t protocol, const void *payload, uint32_t bytes, size_t checksum_at)
+/* Puts an IPv4 packet around a payload, whose checksum lies at `checksum_at` (of UDP and TCP, with
+ * pseudo header). */
+static struct exchange begin_ip(uint8_t protocol, const void *payload, uint32_t bytes,
+				size_t checksum_at)
 {
 	struct exchange e = begin(ETHERTYPE_IPV4);
 	uint8_t *ip = e.in + 14, *data = ip + 20;
-	uint32_t pseudo = protocol == PROTOCOL_ICMP ? 0 : protocol + bytes + (US >> 16) + (US & 0xffff) + (PEER >> 16) +
-								   (PEER & 0xffff);
+	uint32_t pseudo = protocol == PROTOCOL_ICMP
+				  ? 0
+				  : protocol + bytes + (US >> 16) + (US & 0xffff) + (PEER >> 16) +
+					    (PEER & 0xffff);
 
 	ip[0] = 0x45;
 	put16(ip + 2, 20 + bytes);
@@ -98,8 +102,10 @@ static uint32_t answer(struct exchange *e)
 static const uint8_t *ip_answer(const struct exchange *e, uint32_t payload_bytes)
 {
 	const uint8_t *ip = e->out + 14;
-	uint32_t pseudo = ip[9] == PROTOCOL_ICMP ? 0 : ip[9] + payload_bytes + (US >> 16) + (US & 0xffff) +
-							       (PEER >> 16) + (PEER & 0xffff);
+	uint32_t pseudo = ip[9] == PROTOCOL_ICMP
+				  ? 0
+				  : ip[9] + payload_bytes + (US >> 16) + (US & 0xffff) +
+					    (PEER >> 16) + (PEER & 0xffff);
 
 	cr_assert_eq(e->out_bytes, 14 + 20 + payload_bytes);
 	cr_assert_arr_eq(e->out, peer_mac, MAC_BYTES);
@@ -116,8 +122,9 @@ static const uint8_t *ip_answer(const struct exchange *e, uint32_t payload_bytes
 
 Test(daytime, text_is_the_same_as_the_c_library_says)
 {
-	static const int64_t times[] = { 0,	     86399,	 86400,	     951782399,	 951782400,  951868800,
-					 978307199,  1078012800, 1709164800, 1709251200, 2147483648, 4102444799,
+	static const int64_t times[] = { 0,	     86399,	 86400,	     951782399,
+					 951782400,  951868800,	 978307199,  1078012800,
+					 1709164800, 1709251200, 2147483648, 4102444799,
 					 4102444800, 4107542400, 7258118400, 253402300799 };
 
 	for (size_t i = 0; i < sizeof(times) / sizeof(times[0]); i++) {
@@ -128,7 +135,8 @@ Test(daytime, text_is_the_same_as_the_c_library_says)
 		gmtime_r(&t, &tm);
 		strftime(expected, sizeof(expected), "%a %b %e %H:%M:%S %Y\r\n", &tm);
 		daytime_text((uint64_t)times[i], text);
-		cr_assert_arr_eq(text, expected, DAYTIME_TEXT_BYTES, "%.24s is not %.24s", text, expected);
+		cr_assert_arr_eq(text, expected, DAYTIME_TEXT_BYTES, "%.24s is not %.24s", text,
+				 expected);
 	}
 }
 
@@ -216,7 +224,8 @@ Test(daytime, a_changed_bit_anywhere_in_a_question_is_noticed)
 {
 	struct exchange good = begin_udp(5000, DAYTIME_PORT);
 
-	/* From the IP header on: it and UDP have checksums; the time to live and such are under one, too. */
+	/* From the IP header on: it and UDP have checksums; the time to live and such are under
+	 * one, too. */
 	for (uint32_t bit = 14 * 8; bit < good.in_bytes * 8; bit++) {
 		struct exchange e = good;
 
@@ -235,7 +244,8 @@ Test(daytime, frames_cut_short_are_passed_over)
 	}
 }
 
-static struct exchange begin_tcp(uint32_t sequence, uint32_t acknowledged, uint8_t flags, uint16_t to)
+static struct exchange begin_tcp(uint32_t sequence, uint32_t acknowledged, uint8_t flags,
+				 uint16_t to)
 {
 	uint8_t tcp[20] = { 0 };
 
@@ -281,7 +291,8 @@ Test(daytime, a_connection_gets_the_time_and_an_end)
 
 Test(daytime, what_belongs_to_no_connection_is_reset)
 {
-	struct exchange syn = begin_tcp(1000, 0, TCP_SYN, 80), stray = begin_tcp(1000, 77, TCP_ACK, DAYTIME_PORT);
+	struct exchange syn = begin_tcp(1000, 0, TCP_SYN, 80),
+			stray = begin_tcp(1000, 77, TCP_ACK, DAYTIME_PORT);
 	struct exchange reset = begin_tcp(1000, 77, TCP_RST | TCP_ACK, DAYTIME_PORT);
 	const uint8_t *tcp;
 

@@ -1,6 +1,6 @@
 /*
- * The forker: src/forker.c. A process of the test's is the first monitor; those that its forker makes do what the words
- * of their order say.
+ * The forker: src/forker.c. A process of the test's is the first monitor; those that its forker
+ * makes do what the words of their order say.
  */
 #include <criterion/criterion.h>
 #include <fcntl.h>
@@ -27,14 +27,16 @@ static void be_monitor(struct forker *forker, struct forker_order *order)
 		error_set(&err, ENOENT, "there is no such drive");
 	/* Its descriptors are those that were sent, and nobody's terminal is its own. */
 	if (strcmp(order->words, "read") == 0 &&
-	    (pread(order->descriptors[2], text, 3, 0) != 3 || strcmp(text, "two") != 0 || getsid(0) != getpid()))
+	    (pread(order->descriptors[2], text, 3, 0) != 3 || strcmp(text, "two") != 0 ||
+	     getsid(0) != getpid()))
 		error_set(&err, EIO, "read '%s'", text);
 	/* It has a forker of its own. */
 	if (strcmp(order->words, "again") == 0) {
 		struct pollfd poll_fd = { .fd = forker->fd, .events = POLLIN };
 		pid_t pid;
 
-		if (forker_send(forker, "read", order->descriptors, &err) == 0 && poll(&poll_fd, 1, 60000) == 1)
+		if (forker_send(forker, "read", order->descriptors, &err) == 0 &&
+		    poll(&poll_fd, 1, 60000) == 1)
 			(void)forker_take_answer(forker, &pid, &err);
 	}
 	forker_report(order, &err);

@@ -22,10 +22,12 @@ static struct reading read_pieces(const char *text, size_t piece)
 
 	http_reader_init(&reading.reader, LIMIT);
 	while (reading.consumed < length && reading.progress == HTTP_NEED_MORE) {
-		size_t count = length - reading.consumed < piece ? length - reading.consumed : piece, used;
+		size_t count = length - reading.consumed < piece ? length - reading.consumed
+								 : piece,
+		       used;
 
-		reading.progress = http_reader_feed(&reading.reader, text + reading.consumed, count, &used,
-						    &reading.err);
+		reading.progress = http_reader_feed(&reading.reader, text + reading.consumed, count,
+						    &used, &reading.err);
 		cr_assert(used <= count);
 		reading.consumed += used;
 	}
@@ -53,13 +55,15 @@ static void assert_accepted(const char *text)
 {
 	struct reading reading = read_whole(text);
 
-	cr_assert_eq(reading.progress, HTTP_COMPLETE, "not complete: %s: %s", text, reading.err.message);
+	cr_assert_eq(reading.progress, HTTP_COMPLETE, "not complete: %s: %s", text,
+		     reading.err.message);
 	http_reader_destroy(&reading.reader);
 }
 
 Test(http, get_request_is_read)
 {
-	struct reading reading = read_whole("GET /machine-config HTTP/1.1\r\nHost: localhost\r\n\r\n");
+	struct reading reading =
+		read_whole("GET /machine-config HTTP/1.1\r\nHost: localhost\r\n\r\n");
 
 	cr_assert_eq(reading.progress, HTTP_COMPLETE);
 	cr_assert_eq(reading.reader.request.method, HTTP_GET);
@@ -72,8 +76,9 @@ Test(http, get_request_is_read)
 
 Test(http, pieces_of_any_size_give_the_same_request)
 {
-	static const char text[] = "PUT /drives/a HTTP/1.1\r\nAccept: */*\r\ncontent-LENGTH:  12 \t\r\n\r\n"
-				   "{\"a\":\r\n true}";
+	static const char text[] =
+		"PUT /drives/a HTTP/1.1\r\nAccept: */*\r\ncontent-LENGTH:  12 \t\r\n\r\n"
+		"{\"a\":\r\n true}";
 
 	for (size_t piece = 1; piece <= strlen(text); piece++) {
 		struct reading reading = read_pieces(text, piece);
@@ -90,15 +95,18 @@ Test(http, pieces_of_any_size_give_the_same_request)
 
 Test(http, pipelined_requests_are_taken_one_by_one)
 {
-	static const char text[] = "GET /a HTTP/1.1\r\n\r\nPATCH /b HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
-				   "\r\nGET /c HTTP/1.1\r\n\r\n";
+	static const char text[] =
+		"GET /a HTTP/1.1\r\n\r\nPATCH /b HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
+		"\r\nGET /c HTTP/1.1\r\n\r\n";
 	static const char *const paths[] = { "/a", "/b", "/c" };
 	struct http_reader reader;
 	size_t next = 0, used;
 
 	http_reader_init(&reader, LIMIT);
 	for (size_t i = 0; i < ARRAY_SIZE(paths); i++) {
-		cr_assert_eq(http_reader_feed(&reader, text + next, strlen(text) - next, &used, NULL), HTTP_COMPLETE);
+		cr_assert_eq(
+			http_reader_feed(&reader, text + next, strlen(text) - next, &used, NULL),
+			HTTP_COMPLETE);
 		cr_assert_str_eq(reader.request.path, paths[i]);
 		next += used;
 		/* Complete is complete: nothing more is taken before the reset. */
@@ -142,7 +150,8 @@ Test(http, connection_persists_as_version_and_header_say)
 		struct reading reading = read_whole(cases[i].text);
 
 		cr_assert_eq(reading.progress, HTTP_COMPLETE, "%s", cases[i].text);
-		cr_assert_eq(reading.reader.request.keep_alive, cases[i].keep_alive, "%s", cases[i].text);
+		cr_assert_eq(reading.reader.request.keep_alive, cases[i].keep_alive, "%s",
+			     cases[i].text);
 	}
 }
 
@@ -209,7 +218,8 @@ Test(http, nul_bytes_are_refused)
 	http_reader_init(&reader, LIMIT);
 	cr_assert_eq(http_reader_feed(&reader, text, sizeof(text) - 1, &used, &err), HTTP_REFUSED);
 	http_reader_init(&reader, LIMIT);
-	cr_assert_eq(http_reader_feed(&reader, in_path, sizeof(in_path) - 1, &used, &err), HTTP_REFUSED);
+	cr_assert_eq(http_reader_feed(&reader, in_path, sizeof(in_path) - 1, &used, &err),
+		     HTTP_REFUSED);
 }
 
 static char *long_line(const char *before, size_t total, const char *after)
@@ -269,7 +279,8 @@ Test(http, content_length_is_read_strictly)
 	assert_refused(WITH(" 2 2"), "not a number");
 	assert_refused(WITH(" 2") "Content-Length: 2\r\n", "more than one");
 	assert_refused(WITH(" 0") "Content-Length: 5\r\n", "more than one");
-	assert_refused(WITH(" 101") "\r\n", "Payload with size 101 is larger than the limit of 100 allowed");
+	assert_refused(WITH(" 101") "\r\n",
+		       "Payload with size 101 is larger than the limit of 100 allowed");
 	assert_refused(WITH(" 99999999999999999999999999999999999999") "\r\n", "Payload with size");
 	/* 2^64 + 2: must not wrap to 2. */
 	assert_refused(WITH(" 18446744073709551618") "\r\n", "Payload with size");
@@ -300,7 +311,8 @@ Test(http, body_of_no_bytes_is_no_body)
 
 Test(http, waiting_client_is_told_to_continue_once)
 {
-	struct reading reading = read_whole("PUT / HTTP/1.1\r\nExpect: 100-Continue\r\nContent-Length: 2\r\n\r\n");
+	struct reading reading =
+		read_whole("PUT / HTTP/1.1\r\nExpect: 100-Continue\r\nContent-Length: 2\r\n\r\n");
 	size_t used;
 
 	cr_assert_eq(reading.progress, HTTP_NEED_MORE);
@@ -314,10 +326,16 @@ Test(http, waiting_client_is_told_to_continue_once)
 Test(http, client_that_does_not_wait_is_not_told_to_continue)
 {
 	static const char *const texts[] = {
-		"PUT / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n{", /* sends already */
-		"PUT / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n",	 /* does not know it */
-		"PUT / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n",	 /* has nothing to send */
-		"PUT / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n",	 /* not there yet */
+		"PUT / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n{", /* sends
+											   already
+											 */
+		"PUT / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n",	/* does not
+											   know it */
+		"PUT / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n",	/* has
+											   nothing to
+											   send */
+		"PUT / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n", /* not there yet
+										    */
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(texts); i++) {
@@ -328,8 +346,8 @@ Test(http, client_that_does_not_wait_is_not_told_to_continue)
 	}
 }
 
-static void assert_answer(struct http_response response, unsigned int minor_version, bool keep_alive,
-			  const char *expected)
+static void assert_answer(struct http_response response, unsigned int minor_version,
+			  bool keep_alive, const char *expected)
 {
 	size_t length;
 	char *bytes = http_response_format(&response, minor_version, keep_alive, &length);
@@ -341,15 +359,17 @@ static void assert_answer(struct http_response response, unsigned int minor_vers
 
 Test(http, answer_without_content_has_no_length)
 {
-	assert_answer((struct http_response){ .status = 204 }, 1, true,
-		      "HTTP/1.1 204 No Content\r\nServer: Mayfly API\r\nConnection: keep-alive\r\n\r\n");
+	assert_answer(
+		(struct http_response) { .status = 204 }, 1, true,
+		"HTTP/1.1 204 No Content\r\nServer: Mayfly API\r\nConnection: keep-alive\r\n\r\n");
 }
 
 Test(http, answer_with_content_names_type_and_length)
 {
 	char body[] = "{}";
 
-	assert_answer((struct http_response){ .status = 200, .body = body, .body_bytes = 2 }, 1, true,
+	assert_answer((struct http_response) { .status = 200, .body = body, .body_bytes = 2 }, 1,
+		      true,
 		      "HTTP/1.1 200 OK\r\nServer: Mayfly API\r\nConnection: keep-alive\r\n"
 		      "Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}");
 }
@@ -358,21 +378,23 @@ Test(http, answer_echoes_version_and_says_that_it_closes)
 {
 	char body[] = "{}";
 
-	assert_answer((struct http_response){ .status = 400, .body = body, .body_bytes = 2 }, 0, false,
+	assert_answer((struct http_response) { .status = 400, .body = body, .body_bytes = 2 }, 0,
+		      false,
 		      "HTTP/1.0 400 Bad Request\r\nServer: Mayfly API\r\nConnection: close\r\n"
 		      "Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}");
 }
 
 Test(http, answer_to_deprecated_use_says_so)
 {
-	assert_answer((struct http_response){ .status = 204, .deprecated = true }, 1, true,
+	assert_answer((struct http_response) { .status = 204, .deprecated = true }, 1, true,
 		      "HTTP/1.1 204 No Content\r\nServer: Mayfly API\r\nConnection: keep-alive\r\n"
 		      "Deprecation: true\r\n\r\n");
 }
 
 Test(http, answer_whose_body_could_not_be_made_is_empty)
 {
-	assert_answer((struct http_response){ .status = 500 }, 1, true,
-		      "HTTP/1.1 500 Internal Server Error\r\nServer: Mayfly API\r\nConnection: keep-alive\r\n"
-		      "Content-Length: 0\r\n\r\n");
+	assert_answer(
+		(struct http_response) { .status = 500 }, 1, true,
+		"HTTP/1.1 500 Internal Server Error\r\nServer: Mayfly API\r\nConnection: keep-alive\r\n"
+		"Content-Length: 0\r\n\r\n");
 }

@@ -1,4 +1,5 @@
-/* Forks of guest memory: src/memory_fork.c. Two struct memory of one process stand for two monitors. */
+/* Forks of guest memory: src/memory_fork.c. Two struct memory of one process stand for two
+ * monitors. */
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <string.h>
@@ -37,8 +38,10 @@ static struct memory make_child(const struct memory *parent)
 	struct memory child;
 	struct error err = { 0 };
 
-	cr_assert_eq(memory_create(&child, parent->size_bytes, HUGE_PAGES_NONE, &err), 0, "%s", err.message);
-	cr_assert_eq(memory_map_forked(&child, dup(parent->base_fd), parent->own_fd, &err), 0, "%s", err.message);
+	cr_assert_eq(memory_create(&child, parent->size_bytes, HUGE_PAGES_NONE, &err), 0, "%s",
+		     err.message);
+	cr_assert_eq(memory_map_forked(&child, dup(parent->base_fd), parent->own_fd, &err), 0, "%s",
+		     err.message);
 	return child;
 }
 
@@ -168,7 +171,8 @@ Test(memory_fork, who_loads_seals_the_base)
 	fork_memory(&parent);
 	child = make_child(&parent);
 	cr_assert_lt(pwrite(parent.base_fd, "x", 1, 0), 0);
-	cr_assert_eq(mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, parent.base_fd, 0), MAP_FAILED);
+	cr_assert_eq(mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, parent.base_fd, 0),
+		     MAP_FAILED);
 	memory_destroy(&child);
 	memory_destroy(&parent);
 	/* One that its owner still writes to is refused. */
@@ -186,9 +190,11 @@ Test(memory_fork, a_base_that_is_too_short_is_refused)
 	struct error err = { 0 };
 
 	fork_memory(&parent);
-	cr_assert_eq(memory_create(&child, SIZE + PAGE, HUGE_PAGES_NONE, &err), 0, "%s", err.message);
+	cr_assert_eq(memory_create(&child, SIZE + PAGE, HUGE_PAGES_NONE, &err), 0, "%s",
+		     err.message);
 	cr_assert_eq(memory_map_forked(&child, dup(parent.base_fd), parent.own_fd, &err), -EINVAL);
-	cr_assert_eq(memory_map_forked(&child, open("/dev/zero", O_RDONLY), parent.own_fd, &err), -EINVAL);
+	cr_assert_eq(memory_map_forked(&child, open("/dev/zero", O_RDONLY), parent.own_fd, &err),
+		     -EINVAL);
 	memory_destroy(&child);
 	memory_destroy(&parent);
 }

@@ -56,7 +56,8 @@ static void assert_done(const char *method, const char *path, const char *body, 
 }
 
 /* 400 with exactly this fault_message, and vmm not asked. */
-static void assert_refused(const char *method, const char *path, const char *body, const char *message)
+static void assert_refused(const char *method, const char *path, const char *body,
+			   const char *message)
 {
 	struct http_response response = ask(method, path, body);
 	json_t *json;
@@ -85,8 +86,9 @@ static void assert_answer(const char *path, const char *expected)
 
 Test(routes, instance_tells_id_and_state)
 {
-	assert_answer("/", "{\"id\":\"mock\",\"state\":\"Not started\",\"vmm_version\":\"" MAYFLY_VERSION
-			   "\",\"app_name\":\"Mayfly\"}");
+	assert_answer("/",
+		      "{\"id\":\"mock\",\"state\":\"Not started\",\"vmm_version\":\"" MAYFLY_VERSION
+		      "\",\"app_name\":\"Mayfly\"}");
 	vmm.state = VMM_PAUSED;
 	assert_answer("/", "{\"id\":\"mock\",\"state\":\"Paused\",\"vmm_version\":\"" MAYFLY_VERSION
 			   "\",\"app_name\":\"Mayfly\"}");
@@ -94,8 +96,8 @@ Test(routes, instance_tells_id_and_state)
 
 Test(routes, version_tells_api_and_program)
 {
-	assert_answer("/version",
-		      "{\"firecracker_version\":\"" API_VERSION "\",\"mayfly_version\":\"" MAYFLY_VERSION "\"}");
+	assert_answer("/version", "{\"firecracker_version\":\"" API_VERSION
+				  "\",\"mayfly_version\":\"" MAYFLY_VERSION "\"}");
 }
 
 Test(routes, actions_reach_the_machine)
@@ -104,8 +106,9 @@ Test(routes, actions_reach_the_machine)
 	assert_done("PUT", "/actions", "{\"action_type\":\"SendCtrlAltDel\"}", "ctrl_alt_del\n");
 	assert_done("PUT", "/actions", "{\"action_type\":\"FlushMetrics\"}", "flush_metrics\n");
 	assert_refused("PUT", "/actions", "{\"action_type\":\"Stop\"}",
-		       DESERIALIZE "unknown variant `Stop`, expected one of `InstanceStart`, `SendCtrlAltDel`, "
-				   "`FlushMetrics` for `action_type`");
+		       DESERIALIZE
+		       "unknown variant `Stop`, expected one of `InstanceStart`, `SendCtrlAltDel`, "
+		       "`FlushMetrics` for `action_type`");
 }
 
 Test(routes, pause_and_resume_reach_the_machine)
@@ -119,12 +122,15 @@ Test(routes, pause_and_resume_reach_the_machine)
 
 Test(routes, network_interface_is_set)
 {
-	assert_done("PUT", "/network-interfaces/eth0", "{\"iface_id\":\"eth0\",\"host_dev_name\":\"tap0\"}",
-		    "interface eth0 tap0 mac=- mtu=0\n");
 	assert_done("PUT", "/network-interfaces/eth0",
-		    "{\"iface_id\":\"eth0\",\"host_dev_name\":\"tap0\",\"guest_mac\":\"AA:FC:00:00:00:01\",\"mtu\":1400}",
-		    "interface eth0 tap0 mac=AA:FC:00:00:00:01 mtu=1400\n");
-	assert_refused("PUT", "/network-interfaces/eth1", "{\"iface_id\":\"eth0\",\"host_dev_name\":\"tap0\"}",
+		    "{\"iface_id\":\"eth0\",\"host_dev_name\":\"tap0\"}",
+		    "interface eth0 tap0 mac=- mtu=0\n");
+	assert_done(
+		"PUT", "/network-interfaces/eth0",
+		"{\"iface_id\":\"eth0\",\"host_dev_name\":\"tap0\",\"guest_mac\":\"AA:FC:00:00:00:01\",\"mtu\":1400}",
+		"interface eth0 tap0 mac=AA:FC:00:00:00:01 mtu=1400\n");
+	assert_refused("PUT", "/network-interfaces/eth1",
+		       "{\"iface_id\":\"eth0\",\"host_dev_name\":\"tap0\"}",
 		       "The id from the path does not match the id from the body!");
 	assert_refused("PUT", "/network-interfaces/eth0", "{\"iface_id\":\"eth0\"}",
 		       DESERIALIZE "missing field `host_dev_name`");
@@ -133,7 +139,8 @@ Test(routes, network_interface_is_set)
 
 Test(routes, boot_source_is_set)
 {
-	assert_done("PUT", "/boot-source", "{\"kernel_image_path\":\"/k\"}", "boot_source /k - -\n");
+	assert_done("PUT", "/boot-source", "{\"kernel_image_path\":\"/k\"}",
+		    "boot_source /k - -\n");
 	assert_done("PUT", "/boot-source",
 		    "{\"kernel_image_path\":\"/k\",\"initrd_path\":\"/i\",\"boot_args\":\"quiet\"}",
 		    "boot_source /k /i quiet\n");
@@ -145,10 +152,11 @@ Test(routes, machine_config_put_sets_all_and_patch_some)
 {
 	assert_answer("/machine-config", "{\"vcpu_count\":1,\"mem_size_mib\":128,\"smt\":false,"
 					 "\"track_dirty_pages\":false,\"huge_pages\":\"None\"}");
-	assert_done("PUT", "/machine-config",
-		    "{\"vcpu_count\":4,\"mem_size_mib\":512,\"smt\":true,\"track_dirty_pages\":true,"
-		    "\"huge_pages\":\"2M\"}",
-		    "machine 4 512 smt=1 dirty=1 huge=2 template=-\n");
+	assert_done(
+		"PUT", "/machine-config",
+		"{\"vcpu_count\":4,\"mem_size_mib\":512,\"smt\":true,\"track_dirty_pages\":true,"
+		"\"huge_pages\":\"2M\"}",
+		"machine 4 512 smt=1 dirty=1 huge=2 template=-\n");
 	assert_done("PATCH", "/machine-config", "{\"mem_size_mib\":256}",
 		    "machine 4 256 smt=1 dirty=1 huge=2 template=-\n");
 	/* PUT goes back to the defaults of what it does not name. */
@@ -162,8 +170,9 @@ Test(routes, machine_config_put_sets_all_and_patch_some)
 
 Test(routes, failed_machine_config_changes_nothing)
 {
-	assert_refused("PATCH", "/machine-config", "{\"vcpu_count\":2,\"mem_size_mib\":0}",
-		       "The memory size (MiB) is either 0, or not a multiple of the configured page size.");
+	assert_refused(
+		"PATCH", "/machine-config", "{\"vcpu_count\":2,\"mem_size_mib\":0}",
+		"The memory size (MiB) is either 0, or not a multiple of the configured page size.");
 	cr_assert_eq(vmm.config.machine.vcpu_count, 1u);
 }
 
@@ -171,12 +180,14 @@ Test(routes, deprecated_field_is_marked_in_the_answer)
 {
 	struct http_response response;
 
-	response = ask("PUT", "/machine-config", "{\"vcpu_count\":1,\"mem_size_mib\":64,\"cpu_template\":\"None\"}");
+	response = ask("PUT", "/machine-config",
+		       "{\"vcpu_count\":1,\"mem_size_mib\":64,\"cpu_template\":\"None\"}");
 	cr_assert_eq(response.status, 204u);
 	cr_assert(response.deprecated);
 	response = ask("PATCH", "/machine-config", "{\"cpu_template\":\"None\"}");
 	cr_assert(response.deprecated);
-	response = ask("PUT", "/machine-config", "{\"vcpu_count\":1,\"mem_size_mib\":64,\"cpu_template\":null}");
+	response = ask("PUT", "/machine-config",
+		       "{\"vcpu_count\":1,\"mem_size_mib\":64,\"cpu_template\":null}");
 	cr_assert_eq(response.status, 204u);
 	cr_assert_not(response.deprecated);
 }
@@ -189,19 +200,25 @@ Test(routes, drives_are_set_and_swapped)
 		    "drive rootfs /x root=1 ro=0 partuuid=- cache=0 engine=0\n");
 	assert_done("PATCH", "/drives/rootfs", "{\"drive_id\":\"rootfs\",\"path_on_host\":\"/y\"}",
 		    "patch_drive rootfs /y\n");
-	assert_done("PATCH", "/drives/rootfs", "{\"path_on_host\":\"/y\"}", "patch_drive rootfs /y\n");
-	assert_refused("PATCH", "/drives/rootfs", "{\"drive_id\":\"rootfs\"}", "Empty PATCH request.");
-	assert_refused("PATCH", "/drives/rootfs", "{\"is_read_only\":true}",
-		       DESERIALIZE "unknown field `is_read_only`, expected one of `drive_id`, `path_on_host`, `rate_limiter`");
+	assert_done("PATCH", "/drives/rootfs", "{\"path_on_host\":\"/y\"}",
+		    "patch_drive rootfs /y\n");
+	assert_refused("PATCH", "/drives/rootfs", "{\"drive_id\":\"rootfs\"}",
+		       "Empty PATCH request.");
+	assert_refused(
+		"PATCH", "/drives/rootfs", "{\"is_read_only\":true}",
+		DESERIALIZE
+		"unknown field `is_read_only`, expected one of `drive_id`, `path_on_host`, `rate_limiter`");
 }
 
 Test(routes, rate_limiters_of_drives_are_changed)
 {
-	assert_done("PATCH", "/drives/a", "{\"rate_limiter\":{\"ops\":{\"size\":7,\"refill_time\":100}}}",
-		    "patch_drive a -\nops 7 100 0\n");
 	assert_done("PATCH", "/drives/a",
-		    "{\"path_on_host\":\"/y\",\"rate_limiter\":{\"bandwidth\":{\"size\":0,\"refill_time\":0}}}",
-		    "patch_drive a /y\nbandwidth 0 0 0\n");
+		    "{\"rate_limiter\":{\"ops\":{\"size\":7,\"refill_time\":100}}}",
+		    "patch_drive a -\nops 7 100 0\n");
+	assert_done(
+		"PATCH", "/drives/a",
+		"{\"path_on_host\":\"/y\",\"rate_limiter\":{\"bandwidth\":{\"size\":0,\"refill_time\":0}}}",
+		"patch_drive a /y\nbandwidth 0 0 0\n");
 	assert_done("PATCH", "/drives/a", "{\"rate_limiter\":{}}", "patch_drive a -\n");
 	assert_refused("PATCH", "/drives/a", "{\"rate_limiter\":null}", "Empty PATCH request.");
 	assert_refused("PATCH", "/drives/a", "{\"rate_limiter\":{\"ops\":{\"size\":7}}}",
@@ -210,29 +227,38 @@ Test(routes, rate_limiters_of_drives_are_changed)
 
 Test(routes, rate_limiters_of_interfaces_are_changed)
 {
-	assert_done("PATCH", "/network-interfaces/eth0",
-		    "{\"iface_id\":\"eth0\",\"rx_rate_limiter\":{\"bandwidth\":{\"size\":5,\"refill_time\":6}}}",
-		    "patch_interface eth0\nrx bandwidth 5 6 0\n");
-	assert_done("PATCH", "/network-interfaces/eth0",
-		    "{\"tx_rate_limiter\":{\"ops\":{\"size\":0,\"refill_time\":0}},\"rx_rate_limiter\":null}",
-		    "patch_interface eth0\ntx ops 0 0 0\n");
-	assert_refused("PATCH", "/network-interfaces/eth0", "{\"iface_id\":\"eth0\"}", "Empty PATCH request.");
-	assert_refused("PATCH", "/network-interfaces/eth0", "{\"iface_id\":\"eth1\",\"tx_rate_limiter\":{}}",
+	assert_done(
+		"PATCH", "/network-interfaces/eth0",
+		"{\"iface_id\":\"eth0\",\"rx_rate_limiter\":{\"bandwidth\":{\"size\":5,\"refill_time\":6}}}",
+		"patch_interface eth0\nrx bandwidth 5 6 0\n");
+	assert_done(
+		"PATCH", "/network-interfaces/eth0",
+		"{\"tx_rate_limiter\":{\"ops\":{\"size\":0,\"refill_time\":0}},\"rx_rate_limiter\":null}",
+		"patch_interface eth0\ntx ops 0 0 0\n");
+	assert_refused("PATCH", "/network-interfaces/eth0", "{\"iface_id\":\"eth0\"}",
+		       "Empty PATCH request.");
+	assert_refused("PATCH", "/network-interfaces/eth0",
+		       "{\"iface_id\":\"eth1\",\"tx_rate_limiter\":{}}",
 		       "The id from the path does not match the id from the body!");
-	assert_refused("PATCH", "/network-interfaces/eth0", "{\"host_dev_name\":\"tap0\"}",
-		       DESERIALIZE "unknown field `host_dev_name`, expected one of `iface_id`, `rx_rate_limiter`, "
-				   "`tx_rate_limiter`");
-	assert_refused("PATCH", "/network-interfaces/eth0", "{\"tx_rate_limiter\":{\"ops\":{\"size\":\"5\"}}}",
+	assert_refused(
+		"PATCH", "/network-interfaces/eth0", "{\"host_dev_name\":\"tap0\"}",
+		DESERIALIZE
+		"unknown field `host_dev_name`, expected one of `iface_id`, `rx_rate_limiter`, "
+		"`tx_rate_limiter`");
+	assert_refused("PATCH", "/network-interfaces/eth0",
+		       "{\"tx_rate_limiter\":{\"ops\":{\"size\":\"5\"}}}",
 		       DESERIALIZE "tx_rate_limiter.ops: missing field `refill_time`");
 }
 
 Test(routes, ids_are_checked)
 {
 	static const char mismatch[] = "The id from the path does not match the id from the body!";
-	static const char characters[] = "API Resource IDs can only contain alphanumeric characters and underscores.";
+	static const char characters[] =
+		"API Resource IDs can only contain alphanumeric characters and underscores.";
 
 	assert_refused("PUT", "/drives/a", DRIVE("b"), mismatch);
-	assert_refused("PATCH", "/drives/a", "{\"drive_id\":\"b\",\"path_on_host\":\"/y\"}", mismatch);
+	assert_refused("PATCH", "/drives/a", "{\"drive_id\":\"b\",\"path_on_host\":\"/y\"}",
+		       mismatch);
 	assert_refused("PUT", "/drives", DRIVE("a"), "The ID cannot be empty.");
 	assert_refused("PUT", "/drives/", DRIVE("a"), "The ID cannot be empty.");
 	assert_refused("PATCH", "/drives/", "{}", "The ID cannot be empty.");
@@ -245,7 +271,8 @@ Test(routes, serial_logger_and_metrics_are_set)
 {
 	assert_done("PUT", "/serial", "{\"serial_out_path\":\"/s\"}", "serial /s\n");
 	assert_done("PUT", "/serial", "{}", "serial -\n");
-	assert_done("PUT", "/logger", "{\"log_path\":\"/l\",\"level\":\"Info\",\"show_level\":true}",
+	assert_done("PUT", "/logger",
+		    "{\"log_path\":\"/l\",\"level\":\"Info\",\"show_level\":true}",
 		    "logger /l Info level=1 origin=0 -\n");
 	assert_done("PUT", "/logger", "{}", "logger - - level=0 origin=0 -\n");
 	assert_done("PUT", "/metrics", "{\"metrics_path\":\"/m\"}", "metrics /m\n");
@@ -258,17 +285,20 @@ Test(routes, configuration_is_told_in_the_shape_of_the_config_file)
 	struct error err;
 	json_t *json;
 
-	assert_done("PUT", "/boot-source", "{\"kernel_image_path\":\"/k\"}", "boot_source /k - -\n");
-	assert_done("PUT", "/drives/a", DRIVE("a"), "drive a /x root=1 ro=0 partuuid=- cache=0 engine=0\n");
+	assert_done("PUT", "/boot-source", "{\"kernel_image_path\":\"/k\"}",
+		    "boot_source /k - -\n");
+	assert_done("PUT", "/drives/a", DRIVE("a"),
+		    "drive a /x root=1 ro=0 partuuid=- cache=0 engine=0\n");
 	response = ask("GET", "/vm/config", NULL);
 	cr_assert_eq(response.status, 200u);
-	cr_assert_str_eq(response.body,
-			 "{\"boot-source\":{\"kernel_image_path\":\"/k\",\"boot_protocol\":\"Auto\"},"
-			 "\"machine-config\":{\"vcpu_count\":1,\"mem_size_mib\":128,\"smt\":false,"
-			 "\"track_dirty_pages\":false,\"huge_pages\":\"None\"},"
-			 "\"drives\":[{\"drive_id\":\"a\",\"path_on_host\":\"/x\",\"is_root_device\":true,"
-			 "\"is_read_only\":false,\"cache_type\":\"Unsafe\",\"io_engine\":\"Sync\"}],"
-			 "\"network-interfaces\":[]}");
+	cr_assert_str_eq(
+		response.body,
+		"{\"boot-source\":{\"kernel_image_path\":\"/k\",\"boot_protocol\":\"Auto\"},"
+		"\"machine-config\":{\"vcpu_count\":1,\"mem_size_mib\":128,\"smt\":false,"
+		"\"track_dirty_pages\":false,\"huge_pages\":\"None\"},"
+		"\"drives\":[{\"drive_id\":\"a\",\"path_on_host\":\"/x\",\"is_root_device\":true,"
+		"\"is_read_only\":false,\"cache_type\":\"Unsafe\",\"io_engine\":\"Sync\"}],"
+		"\"network-interfaces\":[]}");
 	json = config_parse_json(response.body, response.body_bytes, &err);
 	cr_assert_eq(config_parse_vm(json, NULL, &config, &err), 0, "%s", err.message);
 	config_vm_clear(&config);
@@ -279,18 +309,24 @@ Test(routes, configuration_is_told_in_the_shape_of_the_config_file)
 Test(routes, methods_and_paths_that_do_not_exist_are_refused)
 {
 	assert_refused("DELETE", "/x", NULL, "Invalid request method and/or path: DELETE /x.");
-	assert_refused("POST", "/actions", "{}", "Invalid request method and/or path: POST /actions.");
+	assert_refused("POST", "/actions", "{}",
+		       "Invalid request method and/or path: POST /actions.");
 	assert_refused("GET", "/none", NULL, "Invalid request method and/or path: GET /none.");
-	assert_refused("GET", "/actions", NULL, "Invalid request method and/or path: GET /actions.");
-	assert_refused("GET", "/drives/a", NULL, "Invalid request method and/or path: GET /drives/a.");
+	assert_refused("GET", "/actions", NULL,
+		       "Invalid request method and/or path: GET /actions.");
+	assert_refused("GET", "/drives/a", NULL,
+		       "Invalid request method and/or path: GET /drives/a.");
 	assert_refused("GET", "//", NULL, "Invalid request method and/or path: GET //.");
-	assert_refused("GET", "/version?x", NULL, "Invalid request method and/or path: GET /version?x.");
+	assert_refused("GET", "/version?x", NULL,
+		       "Invalid request method and/or path: GET /version?x.");
 	assert_refused("GET", "/machine-configuration", NULL,
 		       "Invalid request method and/or path: GET /machine-configuration.");
 	assert_refused("PUT", "/", "{}", "Invalid request method and/or path: PUT /.");
 	assert_refused("PUT", "/vm", "{}", "Invalid request method and/or path: PUT /vm.");
-	assert_refused("PUT", "/drives/a/b", "{}", "Invalid request method and/or path: PUT /drives/a/b.");
-	assert_refused("PATCH", "/boot-source", "{}", "Invalid request method and/or path: PATCH /boot-source.");
+	assert_refused("PUT", "/drives/a/b", "{}",
+		       "Invalid request method and/or path: PUT /drives/a/b.");
+	assert_refused("PATCH", "/boot-source", "{}",
+		       "Invalid request method and/or path: PATCH /boot-source.");
 }
 
 Test(routes, slash_at_the_end_is_let_pass)
@@ -318,29 +354,35 @@ Test(routes, bad_json_is_refused_with_its_place)
 	cr_assert(strstr(response.body, "at line 1 column 23"), "%s", response.body);
 	http_response_clear(&response);
 	assert_refused("PUT", "/boot-source", "5",
-		       DESERIALIZE "invalid type: integer `5`, expected a JSON object (boot-source)");
+		       DESERIALIZE
+		       "invalid type: integer `5`, expected a JSON object (boot-source)");
 	assert_refused("PATCH", "/machine-config", "[]",
-		       DESERIALIZE "invalid type: sequence, expected a JSON object (machine-config)");
+		       DESERIALIZE
+		       "invalid type: sequence, expected a JSON object (machine-config)");
 	assert_refused("PATCH", "/machine-config", "{\"vcpu_count\":1,\"vcpu_count\":1}",
 		       DESERIALIZE "duplicate field `vcpu_count` at line 1 column 28");
 }
 
-#define ON_PURPOSE                                                                                 \
+#define ON_PURPOSE \
 	"Mayfly does not emulate it. Its device model is virtio-net, virtio-blk, serial and i8042, on purpose."
 
 Test(routes, devices_outside_the_model_are_refused_with_the_reason)
 {
-	static const char *const paths[] = { "/vsock",	 "/balloon", "/balloon/statistics", "/balloon/hinting/start",
-					     "/entropy", "/pmem/a",  "/hotplug/memory" };
+	static const char *const paths[] = {
+		"/vsock",   "/balloon", "/balloon/statistics", "/balloon/hinting/start",
+		"/entropy", "/pmem/a",	"/hotplug/memory"
+	};
 	char message[256];
 
 	for (size_t i = 0; i < ARRAY_SIZE(paths); i++) {
-		snprintf(message, sizeof(message), "The resource %s is refused: " ON_PURPOSE, paths[i]);
+		snprintf(message, sizeof(message), "The resource %s is refused: " ON_PURPOSE,
+			 paths[i]);
 		assert_refused("PUT", paths[i], "{}", message);
 		assert_refused("GET", paths[i], NULL, message);
 		assert_refused("PATCH", paths[i], NULL, message);
 	}
-	assert_refused("PUT", "/drives/a", "{\"drive_id\":\"a\",\"is_root_device\":false,\"socket\":\"/s\"}",
+	assert_refused("PUT", "/drives/a",
+		       "{\"drive_id\":\"a\",\"is_root_device\":false,\"socket\":\"/s\"}",
 		       "The field `socket` asks for a vhost-user device: " ON_PURPOSE);
 }
 
@@ -350,11 +392,12 @@ Test(routes, what_this_version_has_not_yet_is_refused_by_name)
 	char message[256];
 
 	for (size_t i = 0; i < ARRAY_SIZE(paths); i++) {
-		snprintf(message, sizeof(message), "The resource %s is not supported by this version of Mayfly.",
-			 paths[i]);
+		snprintf(message, sizeof(message),
+			 "The resource %s is not supported by this version of Mayfly.", paths[i]);
 		assert_refused("PUT", paths[i], "{}", message);
 	}
-	assert_refused("GET", "/metrics", NULL, "GET /metrics is not supported by this version of Mayfly.");
+	assert_refused("GET", "/metrics", NULL,
+		       "GET /metrics is not supported by this version of Mayfly.");
 }
 
 Test(routes, refusal_of_the_machine_is_the_fault_message)
@@ -379,10 +422,12 @@ Test(routes, refusal_of_the_machine_is_the_fault_message)
 
 	vmm.failure = "The \"reason\", with\nno break";
 	for (size_t i = 0; i < ARRAY_SIZE(requests); i++) {
-		struct http_response response = ask(requests[i].method, requests[i].path, requests[i].body);
+		struct http_response response =
+			ask(requests[i].method, requests[i].path, requests[i].body);
 
 		cr_assert_eq(response.status, 400u, "%s", requests[i].path);
-		cr_assert_str_eq(response.body, "{\"fault_message\":\"The \\\"reason\\\", with\\nno break\"}");
+		cr_assert_str_eq(response.body,
+				 "{\"fault_message\":\"The \\\"reason\\\", with\\nno break\"}");
 		http_response_clear(&response);
 	}
 }

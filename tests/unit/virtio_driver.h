@@ -58,14 +58,15 @@ static inline void table_set(struct memory *memory, uint64_t table, unsigned int
 static inline void ring_set(struct ring *ring, unsigned int index, uint64_t address,
 			    uint32_t length, uint16_t flags, uint16_t next)
 {
-	table_set(ring->memory, ring->offset + RING_DESCRIPTORS, index, address, length, flags, next);
+	table_set(ring->memory, ring->offset + RING_DESCRIPTORS, index, address, length, flags,
+		  next);
 }
 
 /* Puts a head into the available ring without telling; ring_publish() tells. */
 static inline void ring_add(struct ring *ring, uint16_t head)
 {
-	*ring_u16(ring, ring->offset + RING_AVAILABLE + 4 + 2ULL * (ring->available_index++ & (ring->size - 1))) =
-		head;
+	*ring_u16(ring, ring->offset + RING_AVAILABLE + 4 +
+				2ULL * (ring->available_index++ & (ring->size - 1))) = head;
 }
 
 static inline void ring_publish(struct ring *ring)
@@ -92,7 +93,8 @@ static inline struct vring_used_elem ring_take(struct ring *ring)
 
 	cr_assert_neq(ring->used_seen, ring_used_index(ring), "nothing was used");
 	memcpy(&element,
-	       guest(ring->memory, ring->offset + RING_USED + 4 + 8ULL * (ring->used_seen++ & (ring->size - 1)),
+	       guest(ring->memory,
+		     ring->offset + RING_USED + 4 + 8ULL * (ring->used_seen++ & (ring->size - 1)),
 		     8),
 	       8);
 	return element;
@@ -270,7 +272,8 @@ static inline bool driver_turn(struct driver *driver, int timeout_ms)
 		if (source->fd >= 0)
 			source->handler(source, events[i].events);
 	}
-	/* io_uring interrupts a wait to work in this thread: nothing has come to its end by that. */
+	/* io_uring interrupts a wait to work in this thread: nothing has come to its end by that.
+	 */
 	return count > 0 || (count < 0 && errno == EINTR);
 }
 

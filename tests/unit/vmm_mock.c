@@ -66,13 +66,14 @@ static int note_bucket(struct vmm *vmm, struct error *err, const char *name,
 		       const struct token_bucket_config *bucket)
 {
 	return note(vmm, err, "%s %llu %llu %llu\n", name, (unsigned long long)bucket->size,
-		    (unsigned long long)bucket->refill_time, (unsigned long long)bucket->one_time_burst);
+		    (unsigned long long)bucket->refill_time,
+		    (unsigned long long)bucket->one_time_burst);
 }
 
 int vmm_set_boot_source(struct vmm *vmm, const struct boot_source_config *config, struct error *err)
 {
-	int result = note(vmm, err, "boot_source %s %s %s\n", config->kernel_image_path, text(config->initrd_path),
-			  text(config->boot_args));
+	int result = note(vmm, err, "boot_source %s %s %s\n", config->kernel_image_path,
+			  text(config->initrd_path), text(config->boot_args));
 
 	if (result == 0) {
 		vmm->config.has_boot_source = true;
@@ -83,9 +84,11 @@ int vmm_set_boot_source(struct vmm *vmm, const struct boot_source_config *config
 
 int vmm_set_machine(struct vmm *vmm, const struct machine_config *config, struct error *err)
 {
-	int result = note(vmm, err, "machine %llu %llu smt=%d dirty=%d huge=%d template=%s\n",
-			  (unsigned long long)config->vcpu_count, (unsigned long long)config->mem_size_mib,
-			  config->smt, config->track_dirty_pages, config->huge_pages, text(config->cpu_template));
+	int result =
+		note(vmm, err, "machine %llu %llu smt=%d dirty=%d huge=%d template=%s\n",
+		     (unsigned long long)config->vcpu_count,
+		     (unsigned long long)config->mem_size_mib, config->smt,
+		     config->track_dirty_pages, config->huge_pages, text(config->cpu_template));
 
 	if (result == 0)
 		result = config_copy(&config_machine_object, &vmm->config.machine, config);
@@ -94,23 +97,28 @@ int vmm_set_machine(struct vmm *vmm, const struct machine_config *config, struct
 
 int vmm_set_drive(struct vmm *vmm, const struct drive_config *config, struct error *err)
 {
-	int result = note(vmm, err, "drive %s %s root=%d ro=%d partuuid=%s cache=%d engine=%d\n", config->drive_id,
-			  config->path_on_host, config->is_root_device, config->is_read_only,
-			  text(config->partuuid), config->cache_type, config->io_engine);
+	int result = note(vmm, err, "drive %s %s root=%d ro=%d partuuid=%s cache=%d engine=%d\n",
+			  config->drive_id, config->path_on_host, config->is_root_device,
+			  config->is_read_only, text(config->partuuid), config->cache_type,
+			  config->io_engine);
 
 	if (result == 0 && vmm->config.drive_count < CONFIG_MAX_DRIVES)
-		result = config_copy(&config_drive_object, &vmm->config.drives[vmm->config.drive_count++], config);
+		result = config_copy(&config_drive_object,
+				     &vmm->config.drives[vmm->config.drive_count++], config);
 	return result;
 }
 
-int vmm_set_network_interface(struct vmm *vmm, const struct network_interface_config *config, struct error *err)
+int vmm_set_network_interface(struct vmm *vmm, const struct network_interface_config *config,
+			      struct error *err)
 {
-	int result = note(vmm, err, "interface %s %s mac=%s mtu=%llu\n", config->iface_id, config->host_dev_name,
-			  text(config->guest_mac), (unsigned long long)config->mtu);
+	int result = note(vmm, err, "interface %s %s mac=%s mtu=%llu\n", config->iface_id,
+			  config->host_dev_name, text(config->guest_mac),
+			  (unsigned long long)config->mtu);
 
 	if (result == 0 && vmm->config.interface_count < CONFIG_MAX_INTERFACES)
-		result = config_copy(&config_network_interface_object,
-				     &vmm->config.interfaces[vmm->config.interface_count++], config);
+		result =
+			config_copy(&config_network_interface_object,
+				    &vmm->config.interfaces[vmm->config.interface_count++], config);
 	return result;
 }
 
@@ -121,8 +129,9 @@ int vmm_set_serial(struct vmm *vmm, const struct serial_config *config, struct e
 
 int vmm_set_logger(struct vmm *vmm, const struct logger_config *config, struct error *err)
 {
-	return note(vmm, err, "logger %s %s level=%d origin=%d %s\n", text(config->log_path), text(config->level),
-		    config->show_level, config->show_log_origin, text(config->module));
+	return note(vmm, err, "logger %s %s level=%d origin=%d %s\n", text(config->log_path),
+		    text(config->level), config->show_level, config->show_log_origin,
+		    text(config->module));
 }
 
 int vmm_set_metrics(struct vmm *vmm, const struct metrics_config *config, struct error *err)
@@ -144,7 +153,8 @@ int vmm_patch_drive(struct vmm *vmm, const char *drive_id, const struct drive_up
 }
 
 int vmm_patch_network_interface(struct vmm *vmm, const char *iface_id,
-				const struct network_interface_update_config *update, struct error *err)
+				const struct network_interface_update_config *update,
+				struct error *err)
 {
 	int result = note(vmm, err, "patch_interface %s\n", iface_id);
 
@@ -170,19 +180,21 @@ int vmm_resume(struct vmm *vmm, struct error *err)
 	return note(vmm, err, "resume\n");
 }
 
-int vmm_create_snapshot(struct vmm *vmm, const struct snapshot_create_config *config, struct error *err)
+int vmm_create_snapshot(struct vmm *vmm, const struct snapshot_create_config *config,
+			struct error *err)
 {
-	return note(vmm, err, "snapshot %s %s type=%d\n", config->snapshot_path, config->mem_file_path,
-		    config->snapshot_type);
+	return note(vmm, err, "snapshot %s %s type=%d\n", config->snapshot_path,
+		    config->mem_file_path, config->snapshot_type);
 }
 
 int vmm_load_snapshot(struct vmm *vmm, const struct snapshot_load_config *config, struct error *err)
 {
-	int result = note(vmm, err, "load %s %s backend=%s,%d resume=%d dirty=%d realtime=%d huge=%d,%d\n",
-			  config->snapshot_path, text(config->mem_file_path),
-			  config->has_mem_backend ? config->mem_backend.backend_path : "-",
-			  config->mem_backend.backend_type, config->resume_vm, config->track_dirty_pages,
-			  config->clock_realtime, config->has_huge_pages, config->huge_pages);
+	int result = note(
+		vmm, err, "load %s %s backend=%s,%d resume=%d dirty=%d realtime=%d huge=%d,%d\n",
+		config->snapshot_path, text(config->mem_file_path),
+		config->has_mem_backend ? config->mem_backend.backend_path : "-",
+		config->mem_backend.backend_type, config->resume_vm, config->track_dirty_pages,
+		config->clock_realtime, config->has_huge_pages, config->huge_pages);
 
 	for (unsigned int i = 0; result == 0 && i < config->network_override_count; i++)
 		result = note(vmm, err, "net %s %s\n", config->network_overrides[i].iface_id,
@@ -200,7 +212,9 @@ int vmm_send_ctrl_alt_del(struct vmm *vmm, struct error *err)
 
 int vmm_flush_metrics(struct vmm *vmm, struct error *err)
 {
-	static const struct vmm_fork_report report = { .process_id = 7, .pause_us = 300, .ready_us = 2000 };
+	static const struct vmm_fork_report report = { .process_id = 7,
+						       .pause_us = 300,
+						       .ready_us = 2000 };
 	struct error failure = { 0 };
 
 	if (vmm->on_forked) {
@@ -213,13 +227,15 @@ int vmm_flush_metrics(struct vmm *vmm, struct error *err)
 }
 
 int vmm_fork(struct vmm *vmm, const struct snapshot_fork_config *config,
-	     void (*on_forked)(void *context, const struct vmm_fork_report *report, const struct error *err), void *context,
-	     struct error *err)
+	     void (*on_forked)(void *context, const struct vmm_fork_report *report,
+			       const struct error *err),
+	     void *context, struct error *err)
 {
-	int result = note(vmm, err, "fork %s id=%s serial=%s log=%s metrics=%s resume=%d net=%u drives=%u\n",
-			  config->api_socket_path, text(config->id), text(config->serial_out_path), text(config->log_path),
-			  text(config->metrics_path), config->resume_vm, config->network_override_count,
-			  config->drive_override_count);
+	int result = note(vmm, err,
+			  "fork %s id=%s serial=%s log=%s metrics=%s resume=%d net=%u drives=%u\n",
+			  config->api_socket_path, text(config->id), text(config->serial_out_path),
+			  text(config->log_path), text(config->metrics_path), config->resume_vm,
+			  config->network_override_count, config->drive_override_count);
 
 	vmm->on_forked = result == 0 ? on_forked : NULL;
 	vmm->fork_context = context;

@@ -253,8 +253,7 @@ static void serve(void)
 		else if (command_number(line, "seed", &number)) {
 			seed = number;
 			print("result: seed value=%llu\n", (unsigned long long)seed);
-		}
-		else if (text_equal(line, "reset"))
+		} else if (text_equal(line, "reset"))
 			return;
 		else
 			print("result: bad_command\n");
