@@ -11,22 +11,21 @@
  * does anything else is an error.
  */
 #include <elf.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
+#define PROGRAM "bare-kvm"
+#include "timed.h"
+
 #define MAX_CPUID    256
-#define MAX_TIMES    64
 #define GDT	     0x500
 #define ZERO_PAGE    0x7000
 #define STACK	     0x8ff0
@@ -34,44 +33,6 @@
 #define VIRTIO	     0xc0001000ull
 #define VIRTIO_TWIN  0xc0101000ull
 #define QUEUE_NOTIFY 0x50
-
-static struct {
-	const char *name;
-	uint64_t start_ns, ns;
-} times[MAX_TIMES];
-static unsigned int time_count;
-
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
-static void note(const char *name, uint64_t start_ns)
-{
-	if (time_count < MAX_TIMES) {
-		times[time_count].name = name;
-		times[time_count].start_ns = start_ns;
-		times[time_count++].ns = now_ns() - start_ns;
-	}
-}
-
-static int die(const char *what)
-{
-	fprintf(stderr, "bare-kvm: %s: %s\n", what, strerror(errno));
-	exit(1);
-}
-
-/* One call and its time; a call that fails ends the program. */
-#define TIMED(name, call)                                 \
-	({                                                \
-		uint64_t before = now_ns();               \
-		long result_ = (long)(call);              \
-		note(name, before);                       \
-		result_ < 0 ? die(name) : (int)(result_); \
-	})
 
 static void load_elf(uint8_t *memory, size_t size, const char *path, uint64_t *entry)
 {

@@ -3,30 +3,31 @@
  * memory slot, a serial port and an i8042, in the same order, and nothing around them. What a load
  * takes beyond them is the monitor's.
  *
- *   bare-restore save STATE                             the state of a vCPU and a VM that have
- * never run bare-restore load STATE MEMORY-FILE MEMORY-MIB      a new VM with it, as a monitor that
- * starts anew does bare-restore prepared STATE MEMORY-FILE MEMORY-MIB  the same, the VM made before
- * the file is mapped
+ *   bare-restore save STATE
+ *	the state of a vCPU and a VM that have never run
+ *   bare-restore load STATE MEMORY-FILE MEMORY-MIB
+ *	a new VM with it, as a monitor that starts anew does
+ *   bare-restore prepared STATE MEMORY-FILE MEMORY-MIB
+ *	the same, the VM made before the file is mapped
  *
  * The last two print for each call "START NANOSECONDS NAME" to standard error, START by
  * CLOCK_MONOTONIC; "load asked for" is where the request would come. The guest is not run.
  */
-#include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
+
+#define PROGRAM "bare-restore"
+#include "timed.h"
 
 #define MAX_CPUID 256
 #define MAX_MSRS  512
-#define MAX_TIMES 64
 
 struct state {
 	struct {
@@ -51,43 +52,6 @@ struct state {
 };
 
 static struct state state;
-static struct {
-	const char *name;
-	uint64_t start_ns, ns;
-} times[MAX_TIMES];
-static unsigned int time_count;
-
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
-static void note(const char *name, uint64_t start_ns)
-{
-	if (time_count < MAX_TIMES) {
-		times[time_count].name = name;
-		times[time_count].start_ns = start_ns;
-		times[time_count++].ns = now_ns() - start_ns;
-	}
-}
-
-static int die(const char *what)
-{
-	fprintf(stderr, "bare-restore: %s: %s\n", what, strerror(errno));
-	exit(1);
-}
-
-/* One call and its time; a call that fails ends the program. */
-#define TIMED(name, call)                                 \
-	({                                                \
-		uint64_t before = now_ns();               \
-		long result_ = (long)(call);              \
-		note(name, before);                       \
-		result_ < 0 ? die(name) : (int)(result_); \
-	})
 #define KVM(fd, request, argument) TIMED(#request, ioctl(fd, request, argument))
 
 static int kvm, vm, vcpu;

@@ -1,6 +1,7 @@
 /* Time: see clock.h. */
 #include "clock.h"
 #include "cpu.h"
+#include "kvm_clock.h"
 #include "params.h"
 #include "text.h"
 
@@ -11,24 +12,6 @@
 #define CPUID_KVM_FEATURES   0x40000001
 #define CPUID_HYPERVISOR_TSC 0x40000010
 #define KVM_CLOCKSOURCE2     (1U << 3)
-
-#define MSR_KVM_WALL_CLOCK  0x4b564d00
-#define MSR_KVM_SYSTEM_TIME 0x4b564d01
-#define SYSTEM_TIME_ENABLE  1
-
-/* struct pvclock_vcpu_time_info and struct pvclock_wall_clock. Both are odd in `version` while KVM
- * writes them. */
-struct system_time {
-	uint32_t version, pad0;
-	uint64_t tsc_timestamp, system_time_ns;
-	uint32_t tsc_to_system_mul;
-	int8_t tsc_shift;
-	uint8_t flags, pad[2];
-} __attribute__((aligned(32)));
-
-struct wall_clock {
-	uint32_t version, seconds, nanoseconds;
-} __attribute__((aligned(16)));
 
 static struct system_time system_time;
 static struct wall_clock wall_clock;

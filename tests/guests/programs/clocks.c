@@ -10,6 +10,7 @@
 #include "console.h"
 #include "cpu.h"
 #include "end.h"
+#include "kvm_clock.h"
 #include "params.h"
 #include "smp.h"
 #include "text.h"
@@ -17,24 +18,10 @@
 #define LINE_BYTES   64
 #define CPU_PATIENCE 20000000000ULL /* ticks: several seconds */
 
-#define MSR_KVM_WALL_CLOCK  0x4b564d00
-#define MSR_KVM_SYSTEM_TIME 0x4b564d01
-#define SYSTEM_TIME_ENABLE  1
-#define TSC_STABLE	    1 /* the times of several CPUs can be compared */
-#define NS_PER_SECOND	    1000000000ULL
-
-struct system_time {
-	uint32_t version, pad0;
-	uint64_t tsc_timestamp, system_time_ns;
-	uint32_t tsc_to_system_mul;
-	int8_t tsc_shift;
-	uint8_t flags, pad[2];
-} __attribute__((aligned(64)));
+#define NS_PER_SECOND 1000000000ULL
 
 static volatile struct system_time system_times[CPUS_MAX];
-static volatile struct {
-	uint32_t version, seconds, nanoseconds;
-} __attribute__((aligned(16))) wall_clock;
+static volatile struct wall_clock wall_clock;
 
 /* The latest that any CPU has read, and how far a later reading was behind it. */
 struct watched {
