@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -162,6 +163,8 @@ static void refuse(struct forker_answer *answer, int code, const char *text)
 /* What the new monitor says, or that it does not. */
 static void wait_for(pid_t child, int answer_fd, struct forker_answer *answer)
 {
+	/* The kernel reaps at once: a number alone might be another process's when it is killed. */
+	cleanup_fd int process_fd = pidfd_open(child, 0);
 	struct pollfd poll_fd = { .fd = answer_fd, .events = POLLIN };
 	int ready;
 
@@ -172,7 +175,8 @@ static void wait_for(pid_t child, int answer_fd, struct forker_answer *answer)
 		answer->process_id = child;
 		return;
 	}
-	kill(child, SIGKILL);
+	if (process_fd >= 0)
+		(void)pidfd_send_signal(process_fd, SIGKILL, NULL, 0);
 	refuse(answer, ready > 0 ? ECHILD : ETIMEDOUT,
 	       ready > 0 ? "the new monitor died while it started; its log may say why"
 			 : "the new monitor did not start in time and was killed");
