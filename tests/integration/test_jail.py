@@ -154,7 +154,7 @@ class TestFromOutside:
 
 
 class TestFromInside:
-    """Each wall, by one who runs against it. What only seccomp can refuse is not tried here."""
+    """Each wall, by one who runs against it, without the filters that would be in the way of most attempts."""
 
     def test_nothing_of_the_host_is_there(self, jails):
         seen = jails.attempts("open", "/etc/passwd", "open", "/proc/self/status", "open", "/sys/kernel", "escape",
@@ -204,6 +204,21 @@ class TestFromInside:
             pytest.skip("this kernel has no io_uring for users")
         assert seen.pop("uring-open:/prisoner") == "EACCES"
         assert set(seen.values()) == {"ENOENT"}
+
+    def test_behind_the_filters_nothing_is_even_tried(self, jails, program):
+        """As a monitor that has been taken over: of what gets to the kernel at all, the jail has nothing."""
+        filters = jails.folder / "filters"
+        subprocess.run([program.parent / "jail" / "filters" / "mayfly-seccomp", "compile",
+                        pathlib.Path(__file__).parents[2] / "jail" / "filters" / "mayfly.filter", filters], check=True)
+        filters.chmod(0o644)
+        tried = ["loopback", "abstract", "nobody", "connect", "/run/x", "uring-open", "/run", "bpf", "perf", "module", "kexec",
+                 "ptrace", 1, "kill", 1, "mount", "pivot_root", "chroot", "unshare", "setuid", "setgid", "setgroups", "mknod",
+                 "execute", "/prisoner", "chown", "/dev", "chmod", "/dev", "shm", "/x", "handle", "fanotify", "limits",
+                 "clock", "hostname", "ports", "log", "swapon", "restart"]
+        seen = jails.attempts("filtered", "/filters", *tried, "open", "/etc/passwd", "open", "/run",
+                              options=["--file", f"{filters}:filters:ro"])
+        assert (seen.pop("open:/etc/passwd"), seen.pop("open:/run")) == ("ENOENT", "ok")
+        assert len(seen) > 25 and set(seen.values()) == {"SIGSYS"}, seen
 
     def test_in_a_network_namespace_nobody_can_be_called(self, jails, needs):
         needs("ip")

@@ -15,15 +15,11 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-
-#include "mayfly/filters.h"
+#include "filter_file.h"
 
 /* What a child says of itself. */
 static struct told {
@@ -39,34 +35,12 @@ static void handle_sigsys(int signal, siginfo_t *info, void *context)
 	_exit(0);
 }
 
-static int find_program(FILE *file, const char *thread, struct sock_fprog *program)
-{
-	static struct sock_filter room[BPF_MAXINSNS];
-	struct filters_file_program head;
-	struct filters_file_head first;
-
-	if (fread(&first, sizeof(first), 1, file) != 1)
-		return -1;
-	while (fread(&head, sizeof(head), 1, file) == 1 && head.instruction_count <= BPF_MAXINSNS) {
-		if (fread(room, sizeof(room[0]), head.instruction_count, file) !=
-		    head.instruction_count)
-			return -1;
-		if (strncmp(head.thread, thread, sizeof(head.thread)) == 0) {
-			*program = (struct sock_fprog) { (unsigned short)head.instruction_count,
-							 room };
-			return 0;
-		}
-	}
-	return -1;
-}
-
 static void make_call(const struct sock_fprog *program, const long *words)
 {
 	struct sigaction action = { .sa_sigaction = handle_sigsys, .sa_flags = SA_SIGINFO };
 
 	sigaction(SIGSYS, &action, NULL);
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
-	    syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, program) < 0) {
+	if (filter_enter(program) < 0) {
 		told->error = -1;
 		_exit(0);
 	}
@@ -107,7 +81,7 @@ int main(int argc, char **argv)
 	if (argc != 3)
 		return 2;
 	file = fopen(argv[1], "re");
-	if (!file || find_program(file, argv[2], &program) < 0)
+	if (!file || filter_file_find(file, argv[2], &program) < 0)
 		return 1;
 	fclose(file);
 	told = mmap(NULL, sizeof(*told), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);

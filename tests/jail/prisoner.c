@@ -5,7 +5,9 @@
  *   prisoner [what the jailer adds] ATTEMPT [ARGUMENT] ...
  *
  * Each attempt is one line of output, "ATTEMPT RESULT": "ok", a number where one is meant, or the
- * name of an errno. It knows nothing of the jail it is in, so that a wall that is missing shows.
+ * name of an errno. Those that come after "filtered FILE" are made in processes of their own behind
+ * the main thread's filter in that file of mayfly-seccomp, and may end by "SIGSYS". It knows
+ * nothing of the jail it is in, so that a wall that is missing shows.
  */
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -39,6 +41,8 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "filter_file.h"
 
 #define MANY 100000
 
@@ -577,6 +581,45 @@ static const struct attempt *find(const char *name)
 	return NULL;
 }
 
+static bool read_filter(const char *path, struct sock_fprog *program)
+{
+	FILE *file = fopen(path, "re");
+	bool found = file && filter_file_find(file, "vmm", program) == 0;
+
+	if (file)
+		fclose(file);
+	return found;
+}
+
+static void try_filtered(const struct attempt *attempt, const char *argument,
+			 const struct sock_fprog *program)
+{
+	long *result = mmap(NULL, sizeof(*result), PROT_READ | PROT_WRITE,
+			    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	int status = 0;
+	pid_t pid;
+
+	if (result == MAP_FAILED)
+		exit(3);
+	pid = fork();
+	if (pid == 0) {
+		if (filter_enter(program) < 0)
+			_exit(1);
+		*result = attempt->run(argument);
+		_exit(0);
+	}
+	if (pid < 0 || waitpid(pid, &status, 0) != pid)
+		exit(3);
+	if (WIFSIGNALED(status))
+		printf("%s%s%s SIG%s\n", attempt->name, *argument ? ":" : "", argument,
+		       sigabbrev_np(WTERMSIG(status)));
+	else if (WEXITSTATUS(status) == 0)
+		say(attempt->name, argument, *result);
+	else
+		printf("%s no filter\n", attempt->name);
+	munmap(result, sizeof(*result));
+}
+
 /* What is no attempt at breaking out: shows numbers, or waits. */
 static bool show(const char *word, const char *argument)
 {
@@ -610,7 +653,9 @@ static void join(char *text, size_t size, int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+	struct sock_fprog program;
 	char words[8192] = "";
+	bool filtered = false;
 	int i = 1;
 
 	join(words, sizeof(words), argc, argv);
@@ -619,6 +664,7 @@ int main(int argc, char **argv)
 		i++;
 	for (; i < argc; i++) {
 		const struct attempt *attempt = find(argv[i]);
+		const char *argument;
 
 		if (strcmp(argv[i], "wait") == 0) {
 			printf("waiting\n");
@@ -629,14 +675,21 @@ int main(int argc, char **argv)
 			return atoi(argv[i + 1]);
 		if (show(argv[i], words))
 			continue;
+		if (strcmp(argv[i], "filtered") == 0 && i + 1 < argc) {
+			filtered = read_filter(argv[++i], &program);
+			if (!filtered)
+				return 3;
+			continue;
+		}
 		if (!attempt || (attempt->takes_argument && i + 1 == argc)) {
 			fprintf(stderr, "prisoner: what is '%s'?\n", argv[i]);
 			return 2;
 		}
-		if (attempt->takes_argument)
-			i++;
-		say(attempt->name, attempt->takes_argument ? argv[i] : "",
-		    attempt->run(attempt->takes_argument ? argv[i] : ""));
+		argument = attempt->takes_argument ? argv[++i] : "";
+		if (filtered)
+			try_filtered(attempt, argument, &program);
+		else
+			say(attempt->name, argument, attempt->run(argument));
 	}
 	return 0;
 }
