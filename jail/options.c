@@ -52,7 +52,7 @@ void jail_options_print_help(void)
 {
 	fputs("mayfly-jailer " MAYFLY_VERSION ": starts a monitor in an empty room.\n"
 	      "\n"
-	      "  mayfly-jailer --id ID --exec-file FILE --uid N --gid N [options] [-- monitor's arguments]\n"
+	      "  mayfly-jailer --id ID --exec-file FILE [--uid N --gid N] [options] [-- monitor's arguments]\n"
 	      "\n"
 	      "  --id ID              name of the microVM: letters, digits and hyphens\n"
 	      "  --exec-file FILE     the monitor, a static program; it is copied into the jail\n"

@@ -207,8 +207,8 @@ int config_logger_check(const struct logger_config *logger, struct error *err)
 
 	if (logger->level && !log_level_parse(logger->level, &level))
 		return error_set(err, EINVAL,
-				 "The log level `%s` is unknown: it is one of Error, Warning, "
-				 "Info, Debug, Trace, Off.",
+				 "The log level `%s` is unknown: it is one of Error, Warn (or "
+				 "Warning), Info, Debug, Trace, Off.",
 				 config_clip(&clip, logger->level));
 	return 0;
 }
