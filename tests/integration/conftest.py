@@ -16,6 +16,7 @@ import pytest
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 from harness import kernels, namespaces  # noqa: E402
+from harness.forks import Forks  # noqa: E402
 from harness.jail import Jails  # noqa: E402
 from harness.workshop import Workshop  # noqa: E402
 
@@ -67,6 +68,13 @@ def new_workshop(program):
             work.clean_up()
 
     return make
+
+
+@pytest.fixture
+def forks(workshop):
+    made = Forks(workshop)
+    yield made
+    made.clean_up()
 
 
 @pytest.fixture

@@ -18,44 +18,6 @@ SERVE = "mode=fill fraction=50 then=serve"
 MEMORY_BYTES = 16 << 20
 
 
-class Fork:
-    """A monitor that a forker has made: only its API and its process are there."""
-
-    def __init__(self, parent, path, **fields):
-        answer = parent.api.request("PUT", "/snapshot/fork", {"api_socket_path": str(path), **fields})
-        assert answer.status == 200, answer
-        self.report = answer.json
-        self.pid = self.report["pid"]
-        self.path = path
-        self.api = Api(path)
-
-    def is_alive(self):
-        try:
-            state = pathlib.Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
-        except FileNotFoundError:
-            return False
-        return state != "Z"
-
-    def end(self):
-        if self.is_alive():
-            os.kill(self.pid, signal.SIGTERM)
-            wait_until(lambda: not self.is_alive(), 30, "the end of a forked monitor")
-
-
-@pytest.fixture
-def forks(workshop):
-    """Makes forks, and ends them."""
-    made = []
-
-    def fork(parent, **fields):
-        made.append(Fork(parent, workshop.path(f"fork-{len(made)}.sock"), **fields))
-        return made[-1]
-
-    yield fork
-    for one in made:
-        one.end()
-
-
 def boot(workshop, args=SERVE, **configuration):
     return workshop.boot_small("memtouch", args, "--enable-fork", **configuration).wait_ready()
 

@@ -217,6 +217,53 @@ class TestLoad:
 
 
 @pytest.mark.once
+class TestForks:
+    """What waits for a start may be forked afterwards; nothing of the fork was prepared."""
+
+    def check(self, workshop, forks, monitor):
+        guest = small.SmallGuest(monitor)
+        threads = {task.name for _, task in vcpu_threads(monitor.pid)}
+        copied = []
+        for number in range(2):
+            fork = forks(monitor, resume_vm=True)
+            copied.append(fork.report["copied_bytes"])
+            guest.ask(f"seed {number + 5}")
+            guest.ask("touch 100")
+        assert {task.name for _, task in vcpu_threads(monitor.pid)} == threads
+        check_memory(monitor)
+        check_memory(load(workshop, save(fork, Snapshot.at(workshop, "fork"))))
+        assert ANEW not in log(monitor)
+        return copied
+
+    def test_what_a_prepared_machine_starts_can_be_forked(self, workshop, forks):
+        monitor = prepared(workshop, SHAPE, "--enable-fork")
+        assert "before starting" in monitor.api.refusal("PUT", "/snapshot/fork", {"api_socket_path": "x"})
+        configure(workshop, monitor)
+        start(monitor).wait_ready()
+        first, second = self.check(workshop, forks, monitor)
+        assert first == 0 and 100 * 4096 <= second < 8 << 20
+
+    def test_what_a_prepared_machine_loads_can_be_forked(self, workshop, forks):
+        snapshot = take(workshop)
+        kept = snapshot.memory.read_bytes()
+        monitor = prepared(workshop, SHAPE, "--enable-fork")
+        monitor.api.put("/snapshot/load", snapshot.load_body(resume_vm=True))
+        _, second = self.check(workshop, forks, monitor)
+        assert 100 * 4096 <= second < 8 << 20
+        assert snapshot.memory.read_bytes() == kept
+
+    def test_of_another_shape_it_can_be_forked_too(self, workshop, forks):
+        monitor = prepared(workshop, "vcpu_count=2,mem_size_mib=32", "--enable-fork")
+        configure(workshop, monitor)
+        start(monitor).wait_ready()
+        assert log(monitor).count(ANEW) == 1
+        fork = forks(monitor)
+        assert fork.report["copied_bytes"] == 0
+        check_memory(monitor)
+        check_memory(load(workshop, save(fork, Snapshot.at(workshop, "fork"))))
+
+
+@pytest.mark.once
 class TestWaiting:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_never_used_it_ends_cleanly(self, workshop, number):
