@@ -81,6 +81,12 @@ int machine_check_fork(const struct machine *machine, struct error *err);
 int machine_fork(struct machine *machine, const struct vm_config *config, bool running,
 		 struct machine_fork *fork, struct error *err);
 
+/*
+ * After that, while the machine goes on: a step of what is left of it, until it returns true. Who
+ * gets base_fd seals it, which fails before.
+ */
+bool machine_go_on_forking(struct machine *machine);
+
 struct machine_restore_request {
 	struct state_file *state; /* the rest of it */
 	const char *memory_path;  /* a file, or with `uffd` the socket of who brings it */

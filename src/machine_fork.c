@@ -65,6 +65,11 @@ static int write_state(int fd, const struct state_writer *writer, struct error *
 	return 0;
 }
 
+bool machine_go_on_forking(struct machine *machine)
+{
+	return memory_go_on_freezing(&machine->memory);
+}
+
 int machine_fork(struct machine *machine, const struct vm_config *config, bool running,
 		 struct machine_fork *fork, struct error *err)
 {
@@ -89,7 +94,6 @@ int machine_fork(struct machine *machine, const struct vm_config *config, bool r
 	if (running)
 		machine_resume(machine);
 	fork->pause_ns = running ? clock_ns(CLOCK_MONOTONIC) - start_ns : 0;
-	memory_finish_freeze(&machine->memory);
 	if (result == 0)
 		result = write_state(machine->state_fd, &writer, err);
 	state_writer_destroy(&writer);

@@ -16,7 +16,8 @@
  *
  * Freezing moves the shared mapping's page tables to another address, 2 MiB at a time, and maps the
  * base privately where they were: tens of microseconds for 128 MiB, where unmapping each page takes
- * milliseconds. That comes later, when the guest runs again (memory_finish_freeze()).
+ * milliseconds. That comes later, when the guest runs again, and in steps
+ * (memory_go_on_freezing()).
  */
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -341,11 +342,27 @@ int memory_freeze(struct memory *memory, struct error *err)
 	return result;
 }
 
+static void unmap_frozen(struct memory *memory, uint64_t bytes)
+{
+	munmap(memory->frozen, bytes);
+	memory->frozen_bytes -= bytes;
+	memory->frozen = memory->frozen_bytes ? (uint8_t *)memory->frozen + bytes : NULL;
+}
+
+bool memory_go_on_freezing(struct memory *memory)
+{
+	uint64_t left = memory->frozen ? memory->frozen_bytes : 0;
+
+	if (left)
+		unmap_frozen(memory,
+			     left < MEMORY_FREEZE_STEP_BYTES ? left : MEMORY_FREEZE_STEP_BYTES);
+	return !memory->frozen;
+}
+
 void memory_finish_freeze(struct memory *memory)
 {
 	if (memory->frozen)
-		munmap(memory->frozen, memory->frozen_bytes);
-	memory->frozen = NULL;
+		unmap_frozen(memory, memory->frozen_bytes);
 }
 
 bool memory_file_is_whole(const struct memory *memory)

@@ -7,7 +7,6 @@
  */
 #include <string.h>
 
-#include "mayfly/forker.h"
 #include "vmm_private.h"
 
 enum {
@@ -48,36 +47,71 @@ static int check_request(const struct vmm *vmm, const struct snapshot_fork_confi
 	return result;
 }
 
-static void on_answer(struct loop_source *source, uint32_t events)
+/* Whoever asked for it is told how it went. */
+static void end_fork(struct vmm *vmm, const struct error *err)
 {
-	struct vmm *vmm = container_of(source, struct vmm, fork.source);
 	struct vmm_fork *fork = &vmm->fork;
-	void (*on_forked)(void *, const struct vmm_fork_report *, const struct error *);
-	struct error err = { 0 };
-	int result;
+	void (*on_forked)(void *, const struct vmm_fork_report *, const struct error *) =
+		fork->on_forked;
 
-	(void)events;
-	loop_remove(vmm->loop, source);
-	result = forker_take_answer(vmm->options.forker, &fork->report.process_id, &err);
 	fork->report.ready_us = (clock_ns(CLOCK_MONOTONIC) - fork->start_ns) / 1000;
-	if (result < 0)
-		log_error(vmm->log, "no fork: %s", err.message);
+	if (err)
+		log_error(vmm->log, "no fork: %s", err->message);
 	else
 		log_info(
 			vmm->log,
 			"forked: process %d is there after %llu us; this guest stood still for %llu us",
 			fork->report.process_id, (unsigned long long)fork->report.ready_us,
 			(unsigned long long)fork->report.pause_us);
-	on_forked = fork->on_forked;
+	loop_remove(vmm->loop, &fork->source);
+	free(fork->words);
+	fork->words = NULL;
 	fork->on_forked = NULL;
-	on_forked(fork->context, &fork->report, result < 0 ? &err : NULL);
+	on_forked(fork->context, &fork->report, err);
 }
 
-static int order(struct vmm *vmm, const char *words, struct error *err)
+static void on_answer(struct loop_source *source, uint32_t events)
+{
+	struct vmm *vmm = container_of(source, struct vmm, fork.source);
+	struct error err = { 0 };
+	int result;
+
+	(void)events;
+	loop_remove(vmm->loop, source);
+	result = forker_take_answer(vmm->options.forker, &vmm->fork.report.process_id, &err);
+	end_fork(vmm, result < 0 ? &err : NULL);
+}
+
+/*
+ * A bit in each turn of the loop, so that everybody is served between, and the order when nothing
+ * is left. What a fork that failed meanwhile has left over is done, too.
+ */
+static void on_step(struct loop_timer *timer)
+{
+	struct vmm *vmm = container_of(timer, struct vmm, fork.step);
+	struct vmm_fork *fork = &vmm->fork;
+	struct error err = { 0 };
+	int result;
+
+	if (!machine_go_on_forking(vmm->machine)) {
+		loop_timer_set(vmm->loop, timer, loop_now_ns(vmm->loop));
+		return;
+	}
+	if (!fork->words)
+		return;
+	result = forker_send(vmm->options.forker, fork->words, fork->descriptors, &err);
+	free(fork->words);
+	fork->words = NULL;
+	if (result < 0) {
+		error_prefix(&err, "Cannot fork the microVM");
+		end_fork(vmm, &err);
+	}
+}
+
+static int begin(struct vmm *vmm, struct error *err)
 {
 	struct forker *forker = vmm->options.forker;
 	struct machine_fork fork = { 0 };
-	int descriptors[FORKER_MAX_DESCRIPTORS];
 	int result = forker_check(forker, err);
 
 	if (result == 0)
@@ -86,15 +120,15 @@ static int order(struct vmm *vmm, const char *words, struct error *err)
 	if (result == 0)
 		result = machine_fork(vmm->machine, &vmm->config, vmm->state == VMM_RUNNING, &fork,
 				      err);
-	descriptors[ORDER_STATE] = fork.state_fd;
-	descriptors[ORDER_BASE] = fork.base_fd;
-	descriptors[ORDER_OWN] = fork.own_fd;
-	if (result == 0)
-		result = forker_send(forker, words, descriptors, err);
-	if (result < 0)
-		loop_remove(vmm->loop, &vmm->fork.source);
+	vmm->fork.descriptors[ORDER_STATE] = fork.state_fd;
+	vmm->fork.descriptors[ORDER_BASE] = fork.base_fd;
+	vmm->fork.descriptors[ORDER_OWN] = fork.own_fd;
 	vmm->fork.report.pause_us = fork.pause_ns / 1000;
 	vmm->fork.report.copied_bytes = fork.copied_bytes;
+	if (result < 0)
+		loop_remove(vmm->loop, &vmm->fork.source);
+	vmm->fork.step.handler = on_step;
+	loop_timer_set(vmm->loop, &vmm->fork.step, loop_now_ns(vmm->loop));
 	return result;
 }
 
@@ -112,9 +146,11 @@ int vmm_fork(struct vmm *vmm, const struct snapshot_fork_config *config,
 		return error_set(err, ENOMEM, "no memory for the request");
 	vmm->fork.start_ns = clock_ns(CLOCK_MONOTONIC);
 	vmm->fork.report = (struct vmm_fork_report) { 0 };
-	result = order(vmm, words, err);
+	result = begin(vmm, err);
 	if (result < 0)
 		return error_prefix(err, "Cannot fork the microVM");
+	vmm->fork.words = words;
+	words = NULL;
 	vmm->fork.on_forked = on_forked;
 	vmm->fork.context = context;
 	return 0;
@@ -123,6 +159,9 @@ int vmm_fork(struct vmm *vmm, const struct snapshot_fork_config *config,
 void vmm_forget_fork(struct vmm *vmm)
 {
 	loop_remove(vmm->loop, &vmm->fork.source);
+	loop_timer_cancel(vmm->loop, &vmm->fork.step);
+	free(vmm->fork.words);
+	vmm->fork.words = NULL;
 	vmm->fork.on_forked = NULL;
 }
 

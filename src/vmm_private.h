@@ -3,6 +3,7 @@
 #define MAYFLY_SRC_VMM_PRIVATE_H
 
 #include "machine.h"
+#include "mayfly/forker.h"
 #include "mayfly/vmm.h"
 #include "metrics.h"
 
@@ -15,6 +16,10 @@ struct vmm_fork {
 	void *context;
 	struct vmm_fork_report report;
 	uint64_t start_ns;
+	/* What comes before the forker is told, in steps; owned words, NULL: it has been. */
+	struct loop_timer step;
+	char *words;
+	int descriptors[FORKER_MAX_DESCRIPTORS];
 };
 
 struct vmm {

@@ -43,7 +43,7 @@ struct memory {
 	unsigned int file_range_count;
 	int base_fd;  /* the file that all of it is mapped from, owned; -1: none */
 	bool shared;  /* changes go to that file: a memfd of this process */
-	void *frozen; /* where that mapping went, until memory_finish_freeze(); NULL: nowhere */
+	void *frozen; /* where that mapping went, until that is over; NULL: nowhere */
 	uint64_t frozen_bytes;
 	/* A bit for each page that the monitor wrote, in order of their offsets; NULL: not wanted.
 	 */
@@ -86,8 +86,13 @@ int memory_map_file(struct memory *memory, int fd, struct error *err);
  */
 int memory_freeze(struct memory *memory, struct error *err);
 
-/* The rest of it, which takes longer: before it base_fd cannot be sealed against writing. The guest
- * may run meanwhile. */
+/*
+ * The rest of it, which takes longer: before it base_fd cannot be sealed against writing. The guest
+ * may run meanwhile. memory_go_on_freezing() does some of it, for MEMORY_FREEZE_STEP_BYTES of
+ * memory, and returns whether that was the last.
+ */
+#define MEMORY_FREEZE_STEP_BYTES (4 * MIB)
+bool memory_go_on_freezing(struct memory *memory);
 void memory_finish_freeze(struct memory *memory);
 
 /* memory_create() and memory_map_file(). */

@@ -303,6 +303,50 @@ Test(memory, a_frozen_base_can_be_sealed_against_writing)
 	memory_destroy(&memory);
 }
 
+Test(memory, the_rest_of_a_freeze_can_be_done_in_steps)
+{
+	struct memory memory = make_shared(16 * MIB);
+	uint8_t *hva = memory_span(&memory, 0, 16 * MIB);
+	struct error err = { 0 };
+	unsigned int steps = 0;
+
+	for (uint64_t at = 0; at < 16 * MIB; at += PAGE)
+		hva[at] = 1;
+	cr_assert_eq(memory_freeze(&memory, &err), 0, "%s", err.message);
+	do {
+		/* The last step may have nothing but what is behind the mapping. */
+		if (steps < 16 * MIB / MEMORY_FREEZE_STEP_BYTES)
+			cr_assert_lt(fcntl(memory.base_fd, F_ADD_SEALS, F_SEAL_WRITE), 0);
+		/* The guest runs meanwhile. */
+		cr_assert_eq(hva[steps * MIB], 1);
+		hva[steps * MIB] = 2;
+		steps++;
+	} while (!memory_go_on_freezing(&memory));
+	cr_assert_geq(steps, 16 * MIB / MEMORY_FREEZE_STEP_BYTES);
+	cr_assert_null(memory.frozen);
+	cr_assert(memory_go_on_freezing(&memory));
+	cr_assert_eq(fcntl(memory.base_fd, F_ADD_SEALS, F_SEAL_WRITE), 0,
+		     "nothing maps it shared any more");
+	for (uint64_t at = 0; at < 16 * MIB; at += PAGE) {
+		cr_assert_eq(hva[at], at % MIB == 0 && at / MIB < steps ? 2 : 1);
+		cr_assert_eq(base_byte(&memory, at), 1);
+	}
+	memory_destroy(&memory);
+}
+
+Test(memory, after_some_steps_the_rest_of_a_freeze_can_be_done_at_once)
+{
+	struct memory memory = make_shared(16 * MIB);
+	struct error err = { 0 };
+
+	cr_assert_eq(memory_freeze(&memory, &err), 0, "%s", err.message);
+	cr_assert_not(memory_go_on_freezing(&memory));
+	cr_assert_lt(fcntl(memory.base_fd, F_ADD_SEALS, F_SEAL_WRITE), 0);
+	memory_finish_freeze(&memory);
+	cr_assert_eq(fcntl(memory.base_fd, F_ADD_SEALS, F_SEAL_WRITE), 0);
+	memory_destroy(&memory);
+}
+
 Test(memory, freezing_twice_loses_nothing)
 {
 	struct memory memory = make_shared(16 * MIB);
