@@ -298,6 +298,29 @@ class TestLimits:
         assert guest.api.get("/vm/config")["network-interfaces"][0][field] == {
             "ops": {"size": 8, "refill_time": 200, "one_time_burst": 0}}
 
+    @pytest.mark.once
+    @pytest.mark.parametrize("direction", ["rx", "tx"])
+    def test_a_burst_is_spent_once(self, workshop, new_network, kernel, direction):
+        """60 frames, and in this hour no more: 20 that come again, after 40 that do not."""
+        network = new_network()
+        guest = wired(workshop, network, kernel, tools=False, limits={
+            f"{direction}_rate_limiter": {"ops": {"size": 20, "refill_time": 3600000, "one_time_burst": 40}}})
+
+        def frames():
+            # Those of the host, on the far side of the limiter; the guest's, of its.
+            if direction == "rx":
+                return int(guest.run("cat /sys/class/net/eth0/statistics/rx_packets"))
+            return json.loads(network.sh("ip -s -j link show tap0"))[0]["stats64"]["rx"]["packets"]
+
+        for _ in range(2):
+            if direction == "rx":
+                network.sh(f"ping -q -c 90 -i 0.01 -W 1 {GUEST} || true")
+            else:
+                guest.try_run(f"ping -q -c 90 -i 0.01 -W 1 {HOST}", 120)
+            wait_until(lambda: frames() >= 60, 30, "the burst")
+            assert frames() == 60
+        assert metrics_of(guest)[f"{direction}_rate_limiter_throttled_events"] > 0
+
 
 class TestTrouble:
     @pytest.mark.once
