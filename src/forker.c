@@ -125,7 +125,8 @@ static int receive(int socket_fd, char *words, int descriptors[FORKER_MAX_DESCRI
 		.msg_iov = &content,
 		.msg_iovlen = 1,
 		.msg_control = &control,
-		.msg_controllen = sizeof(control.bytes),
+		/* Not CMSG_SPACE, whose padding has room for one more that nobody would close. */
+		.msg_controllen = CMSG_LEN(FORKER_MAX_DESCRIPTORS * sizeof(int)),
 	};
 	struct cmsghdr *head;
 	size_t bytes = 0;

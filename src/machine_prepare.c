@@ -48,7 +48,8 @@ static int create_vm(struct machine *machine, struct error *err)
 			"vcpu_count: this host gives a virtual machine at most %u vCPUs, not %llu",
 			vm_max_vcpus(&machine->vm), (unsigned long long)shape->vcpu_count);
 	/* What a fork has to copy is known by the same record. */
-	machine->tracks_dirty = shape->track_dirty_pages || machine->request.options->forker;
+	machine->tracks_dirty = shape->track_dirty_pages || (machine->request.options->forker &&
+							     shape->huge_pages != HUGE_PAGES_2M);
 	if (result == 0 && machine->tracks_dirty)
 		result = memory_track_dirty(&machine->memory, err);
 	if (result == 0)

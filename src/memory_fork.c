@@ -2,7 +2,11 @@
  * Forks of guest memory: see include/mayfly/memory.h.
  *
  *	base_fd   0123456789abcdef	mapped copy-on-write by all; sealed against writing
- *	own_fd    ..2..5.........	the parent's own as of the last fork; holes elsewhere
+ *	own_fd    ..2..5.........	the parent's own as of the last fork, and behind them
+ *					a bit for each page that is one of these
+ *
+ * Which pages own_fd holds is written into it, since a file system may make more of a file's holes
+ * than was written (large pages of shared memory).
  *
  * The first fork of a guest that was booted copies nothing: all of its memory is the base. What is
  * copied later goes out in runs, straight from guest memory. The new process reads its
@@ -16,13 +20,21 @@
 
 #include "memory_private.h"
 
+static size_t bitmap_bytes(const struct memory *memory)
+{
+	return memory_dirty_words(memory) * sizeof(uint64_t);
+}
+
 int memory_enable_fork(struct memory *memory, struct error *err)
 {
+	uint64_t file_bytes = memory->size_bytes + bitmap_bytes(memory);
+
 	memory->unforked = calloc(memory_dirty_words(memory), sizeof(*memory->unforked));
-	if (!memory->unforked)
+	memory->own = calloc(memory_dirty_words(memory), sizeof(*memory->own));
+	if (!memory->unforked || !memory->own)
 		return error_set(err, ENOMEM, "no memory for the record of dirty pages");
 	memory->own_fd = memfd_create("mayfly-own", MFD_CLOEXEC);
-	if (memory->own_fd < 0 || ftruncate(memory->own_fd, (off_t)memory->size_bytes) < 0)
+	if (memory->own_fd < 0 || ftruncate(memory->own_fd, (off_t)file_bytes) < 0)
 		return error_errno(err, "cannot make a memory file of %llu MiB for forks",
 				   (unsigned long long)(memory->size_bytes / MIB));
 	return 0;
@@ -34,9 +46,16 @@ static void clear_unforked(struct memory *memory)
 		memory->unforked[i] = 0;
 }
 
-static bool is_unforked(const struct memory *memory, uint64_t page)
+static bool has_bit(const _Atomic uint64_t *bitmap, uint64_t page)
 {
-	return memory->unforked[page / MEMORY_WORD_BITS] >> page % MEMORY_WORD_BITS & 1;
+	return bitmap[page / MEMORY_WORD_BITS] >> page % MEMORY_WORD_BITS & 1;
+}
+
+bool memory_is_own(const struct memory *memory, uint64_t offset)
+{
+	uint64_t page = offset / PAGE_SIZE_BYTES;
+
+	return has_bit(memory->own, page) || has_bit(memory->unforked, page);
 }
 
 static int write_run(int fd, const uint8_t *from, uint64_t length, uint64_t offset,
@@ -56,53 +75,69 @@ static int write_run(int fd, const uint8_t *from, uint64_t length, uint64_t offs
 	return 0;
 }
 
-/* Words without a bit are passed over: most of them. */
-static uint64_t next_unforked(const struct memory *memory, uint64_t page, uint64_t end)
+/*
+ * The next run of pages with a bit, behind *page: its length, 0 when there is none below `end`.
+ * Words without a bit are passed over: most of them.
+ */
+static uint64_t next_run(const _Atomic uint64_t *bitmap, uint64_t *page, uint64_t end)
 {
-	while (page < end && !is_unforked(memory, page)) {
-		if (is_aligned(page, MEMORY_WORD_BITS) &&
-		    memory->unforked[page / MEMORY_WORD_BITS] == 0)
-			page += MEMORY_WORD_BITS;
+	uint64_t from = *page, to;
+
+	while (from < end && !has_bit(bitmap, from)) {
+		if (is_aligned(from, MEMORY_WORD_BITS) && bitmap[from / MEMORY_WORD_BITS] == 0)
+			from += MEMORY_WORD_BITS;
 		else
-			page++;
+			from++;
 	}
-	return page < end ? page : end;
+	if (from >= end)
+		return 0;
+	for (to = from + 1; to < end && has_bit(bitmap, to);)
+		to++;
+	*page = from;
+	return to - from;
 }
 
 static int copy_region(struct memory *memory, const struct memory_region *region,
 		       uint64_t first_page, uint64_t *copied_bytes, struct error *err)
 {
-	uint64_t end = first_page + region->size_bytes / PAGE_SIZE_BYTES, from, to;
-	int result = 0;
+	uint64_t end = first_page + region->size_bytes / PAGE_SIZE_BYTES;
+	uint64_t page = first_page, pages;
 
-	for (from = next_unforked(memory, first_page, end); result == 0 && from < end;
-	     from = next_unforked(memory, to, end)) {
-		uint64_t length;
+	for (; (pages = next_run(memory->unforked, &page, end)) > 0; page += pages) {
+		int result = write_run(memory->own_fd,
+				       region->hva + (page - first_page) * PAGE_SIZE_BYTES,
+				       pages * PAGE_SIZE_BYTES, page * PAGE_SIZE_BYTES, err);
 
-		for (to = from + 1; to < end && is_unforked(memory, to);)
-			to++;
-		length = (to - from) * PAGE_SIZE_BYTES;
-		result = write_run(memory->own_fd,
-				   region->hva + (from - first_page) * PAGE_SIZE_BYTES, length,
-				   from * PAGE_SIZE_BYTES, err);
-		*copied_bytes += length;
+		if (result < 0)
+			return result;
+		*copied_bytes += pages * PAGE_SIZE_BYTES;
 	}
-	return result;
+	return 0;
 }
 
-int memory_fork(struct memory *memory, uint64_t *copied_bytes, struct error *err)
+static int copy_own(struct memory *memory, uint64_t *copied_bytes, struct error *err)
 {
 	uint64_t page = 0;
 	int result = 0;
 
+	for (unsigned int i = 0; result == 0 && i < memory->region_count; i++) {
+		result = copy_region(memory, &memory->regions[i], page, copied_bytes, err);
+		page += memory->regions[i].size_bytes / PAGE_SIZE_BYTES;
+	}
+	if (result < 0)
+		return result;
+	for (uint64_t i = 0; i < memory_dirty_words(memory); i++)
+		memory->own[i] |= memory->unforked[i];
+	return write_run(memory->own_fd, (const uint8_t *)memory->own, bitmap_bytes(memory),
+			 memory->size_bytes, err);
+}
+
+int memory_fork(struct memory *memory, uint64_t *copied_bytes, struct error *err)
+{
+	int result;
+
 	*copied_bytes = 0;
-	if (memory->shared)
-		result = memory_freeze(memory, err);
-	else
-		for (unsigned int i = 0; result == 0 && i < memory->region_count; i++) {
-			result = copy_region(memory, &memory->regions[i], page, copied_bytes, err);
-			page += memory->regions[i].size_bytes / PAGE_SIZE_BYTES;
-		}
+	result = memory->shared ? memory_freeze(memory, err) : copy_own(memory, copied_bytes, err);
 	if (result == 0)
 		clear_unforked(memory);
 	return result;
@@ -110,8 +145,8 @@ int memory_fork(struct memory *memory, uint64_t *copied_bytes, struct error *err
 
 /*
  * A base that somebody could still write would change under all that run from it, and one that was
- * cut would end them. A snapshot's memory file cannot be sealed; those who may write it could harm
- * its clones anyway.
+ * cut would end them. A snapshot's memory file cannot be sealed; it was opened for reading only,
+ * and those who may write it could harm its clones anyway.
  */
 static int check_base(int fd, uint64_t size_bytes, struct error *err)
 {
@@ -123,46 +158,40 @@ static int check_base(int fd, uint64_t size_bytes, struct error *err)
 	if (!S_ISREG(status.st_mode) || (uint64_t)status.st_size < size_bytes)
 		return error_set(err, EINVAL, "the base of guest memory is too short");
 	if (seals < 0 || seals & F_SEAL_SEAL)
-		return 0;
+		return (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDONLY
+			       ? 0
+			       : error_set(err, EPERM, "the base of guest memory could be written");
 	if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) < 0)
 		return error_errno(err, "the base of guest memory cannot be sealed");
 	return 0;
 }
 
-/* Where own_fd has data, up to `limit`: false when nowhere behind `offset`. */
-static bool next_extent(int fd, uint64_t offset, uint64_t limit, struct memory_range *extent)
-{
-	off_t from = lseek(fd, (off_t)offset, SEEK_DATA), to;
-
-	if (from < 0 || (uint64_t)from >= limit)
-		return false;
-	to = lseek(fd, from, SEEK_HOLE);
-	if (to < 0 || (uint64_t)to > limit)
-		to = (off_t)limit;
-	*extent = (struct memory_range) { (uint64_t)from, (uint64_t)(to - from) };
-	return true;
-}
-
 static int read_own(struct memory *memory, int own_fd, struct error *err)
 {
-	uint64_t start = 0;
-	int result = 0;
+	cleanup_free _Atomic uint64_t *there = calloc(memory_dirty_words(memory), sizeof(*there));
+	uint64_t first_page = 0;
+	int result;
 
+	if (!there)
+		return error_set(err, ENOMEM, "no memory for the record of the parent's pages");
+	result = memory_read_fully(own_fd, memory->size_bytes, (uint8_t *)there,
+				   bitmap_bytes(memory), "the record of the parent's pages", err);
 	for (unsigned int i = 0; i < memory->region_count; i++) {
 		const struct memory_region *region = &memory->regions[i];
-		uint64_t end = start + region->size_bytes;
-		struct memory_range extent = { .offset = start };
+		uint64_t end = first_page + region->size_bytes / PAGE_SIZE_BYTES;
+		uint64_t page = first_page, pages;
 
-		while (result == 0 &&
-		       next_extent(own_fd, extent.offset + extent.length_bytes, end, &extent)) {
-			uint8_t *hva = region->hva + (extent.offset - start);
+		while (result == 0 && (pages = next_run(there, &page, end)) > 0) {
+			uint8_t *hva = region->hva + (page - first_page) * PAGE_SIZE_BYTES;
 
-			result = memory_read_fully(own_fd, extent.offset, hva, extent.length_bytes,
+			result = memory_read_fully(own_fd, page * PAGE_SIZE_BYTES, hva,
+						   pages * PAGE_SIZE_BYTES,
 						   "the parent's own pages", err);
 			/* They are this process's own, too, when it is forked. */
-			memory_mark_dirty(memory, hva, extent.length_bytes);
+			memory_mark_dirty(memory, hva, pages * PAGE_SIZE_BYTES);
+			page += pages;
 		}
-		start = end;
+		first_page = end;
 	}
 	return result;
 }

@@ -235,6 +235,7 @@ static int load(struct vmm *vmm, const struct snapshot_fork_config *config,
 		result = state_file_read(&state, order->descriptors[ORDER_STATE], err);
 	if (result < 0)
 		return result;
+	close_fd(&order->descriptors[ORDER_STATE]);
 	result = take_state(vmm, config, &state, err);
 	if (result == 0)
 		result = vmm_take_machine(vmm, err);
@@ -244,6 +245,8 @@ static int load(struct vmm *vmm, const struct snapshot_fork_config *config,
 		restore.own_fd = order->descriptors[ORDER_OWN];
 		result = machine_restore(vmm->machine, &vmm->config, &restore, err);
 	}
+	/* The first one writes them anew for the next fork, which none of its forks is to see. */
+	close_fd(&order->descriptors[ORDER_OWN]);
 	state_file_close(&state);
 	return result;
 }

@@ -34,6 +34,7 @@ static const unsigned int serving[] = {
 	SYS_write,	     /* what went wrong, to standard error; the working set's file */
 	SYS_munmap,	     /* memory; what may be mapped is below */
 	SYS_brk,	     /* the same */
+	SYS_mremap,	     /* the same */
 	SYS_close,	     /* descriptors that were not asked for; the end */
 	SYS_exit_group,
 };

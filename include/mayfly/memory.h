@@ -51,7 +51,8 @@ struct memory {
 	/* Of memory that can be forked (memory_enable_fork()): the same since the last fork, and
 	 * what was this process's own then, each page at its offset. */
 	_Atomic uint64_t *unforked;
-	int own_fd; /* -1: it cannot be forked */
+	_Atomic uint64_t *own; /* a bit for each page that own_fd holds */
+	int own_fd;	       /* -1: it cannot be forked */
 };
 
 /*
@@ -141,11 +142,15 @@ int memory_load_file(struct memory *memory, uint64_t gpa, int fd, uint64_t offse
 int memory_enable_fork(struct memory *memory, struct error *err);
 int memory_fork(struct memory *memory, uint64_t *copied_bytes, struct error *err);
 
+/* Whether the page at `offset` may differ from base_fd's; of memory that can be forked and is not
+ * shared, with KVM's record of dirty pages taken in. Any thread. */
+bool memory_is_own(const struct memory *memory, uint64_t offset);
+
 /*
  * The other side: lays another process's two files over memory of the same size that was made just
  * now, which is forkable in turn. Takes base_fd over, whatever the result, and seals it against
- * writing where it is a memfd; -EINVAL when it is too short, -EBUSY while somebody can write to it.
- * `own_fd` is read, now. After a failure the memory is fit for memory_destroy() only.
+ * writing where it is a memfd; -EINVAL when it is too short, -EBUSY or -EPERM while somebody can
+ * write to it. `own_fd` is read, now. After a failure the memory is fit for memory_destroy() only.
  */
 int memory_map_forked(struct memory *memory, int base_fd, int own_fd, struct error *err);
 

@@ -110,12 +110,19 @@ enum content {
 static enum content content_of(struct save *save, uint64_t offset, uint64_t pagemap)
 {
 	bool touched = pagemap & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED);
+	const struct memory *memory = save->memory;
 
+	/* To read a hole of shared memory would be to fill it. */
+	if (memory->shared)
+		return base_has_data(save, offset) ? CONTENT_FILE : CONTENT_NONE;
+	if (save->pagemap_fd < 0 && memory->base_fd >= 0 && memory->own_fd >= 0 &&
+	    !memory_is_own(memory, offset))
+		return base_has_data(save, offset) ? CONTENT_FILE : CONTENT_NONE;
 	if (touched && !(pagemap & PAGEMAP_FILE))
 		return CONTENT_CHANGED;
-	if (save->memory->base_fd >= 0)
+	if (memory->base_fd >= 0)
 		return base_has_data(save, offset) ? CONTENT_FILE : CONTENT_NONE;
-	return touched || in_file_range(save->memory, offset) ? CONTENT_FILE : CONTENT_NONE;
+	return touched || in_file_range(memory, offset) ? CONTENT_FILE : CONTENT_NONE;
 }
 
 static bool wanted(struct save *save, const uint8_t *hva, uint64_t offset, uint64_t pagemap)

@@ -50,6 +50,20 @@ def assert_same(forked, memory):
 
 
 class TestMemory:
+    def test_a_fork_keeps_nothing_that_the_first_one_writes_for_the_next(self, workshop, forks):
+        """Or one that was taken over could choose its younger brothers' memory and state."""
+        guest = boot(workshop)
+
+        def files(pid):
+            links = [os.path.join(f"/proc/{pid}/fd", number) for number in os.listdir(f"/proc/{pid}/fd")]
+            return {os.stat(link).st_ino for link in links if "mayfly-own" in os.readlink(link)
+                    or "mayfly-state" in os.readlink(link)}
+
+        parents = files(guest.monitor.pid)
+        assert len(parents) == 2
+        for fork in (forks(guest.monitor), forks(guest.monitor)):
+            assert len(files(fork.pid)) == 2 and not files(fork.pid) & parents
+
     def test_both_go_on_with_all_that_the_guest_had(self, workshop, forks):
         guest = boot(workshop)
         pages = verify(guest)

@@ -2,8 +2,10 @@
  * monitors. */
 #include <criterion/criterion.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "mayfly/layout.h"
 #include "mayfly/memory.h"
@@ -180,6 +182,50 @@ Test(memory_fork, who_loads_seals_the_base)
 	cr_assert_eq(memory_create(&child, SIZE, HUGE_PAGES_NONE, &err), 0, "%s", err.message);
 	cr_assert_eq(memory_map_forked(&child, dup(parent.base_fd), parent.own_fd, &err), -EBUSY);
 	cr_assert(strstr(err.message, "sealed"));
+	memory_destroy(&child);
+	memory_destroy(&parent);
+}
+
+Test(memory_fork, a_base_that_could_still_be_written_is_refused)
+{
+	struct memory parent = make_parent(SIZE), child;
+	struct error err = { 0 };
+	int base = memfd_create("base", MFD_CLOEXEC); /* it cannot be sealed */
+	char path[32];
+
+	fork_memory(&parent);
+	cr_assert_eq(ftruncate(base, SIZE), 0);
+	cr_assert_eq(memory_create(&child, SIZE, HUGE_PAGES_NONE, &err), 0, "%s", err.message);
+	cr_assert_eq(memory_map_forked(&child, dup(base), parent.own_fd, &err), -EPERM);
+	memory_destroy(&child);
+	/* As a snapshot's memory file is: open for reading. */
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", base);
+	cr_assert_eq(memory_create(&child, SIZE, HUGE_PAGES_NONE, &err), 0, "%s", err.message);
+	cr_assert_eq(memory_map_forked(&child, open(path, O_RDONLY), parent.own_fd, &err), 0, "%s",
+		     err.message);
+	memory_destroy(&child);
+	memory_destroy(&parent);
+	close(base);
+}
+
+Test(memory_fork, what_a_file_system_adds_to_the_copied_pages_is_not_taken)
+{
+	struct memory parent = make_parent(SIZE), child;
+	static const uint8_t zeros[8 * PAGE_SIZE_BYTES];
+
+	for (uint8_t page = 0; page < 8; page++)
+		put(&parent, page * PAGE, page + 1);
+	fork_memory(&parent);
+	put(&parent, 3 * PAGE, 0x33);
+	fork_memory(&parent);
+	/* Shared memory in large pages has all of one where a part of it was written. */
+	cr_assert_eq(pwrite(parent.own_fd, zeros, 3 * PAGE, 0), (ssize_t)(3 * PAGE));
+	cr_assert_eq(pwrite(parent.own_fd, zeros, 4 * PAGE, 4 * PAGE), (ssize_t)(4 * PAGE));
+	child = make_child(&parent);
+	for (uint8_t page = 0; page < 8; page++)
+		cr_assert_eq(get(&child, page * PAGE), page == 3 ? 0x33 : page + 1);
+	cr_assert(memory_is_own(&child, 3 * PAGE));
+	cr_assert_not(memory_is_own(&child, 2 * PAGE));
 	memory_destroy(&child);
 	memory_destroy(&parent);
 }
