@@ -48,20 +48,9 @@ int machine_check_fork(const struct machine *machine, struct error *err)
 
 static int write_state(int fd, const struct state_writer *writer, struct error *err)
 {
-	size_t done = 0;
-
-	/* What an earlier fork had more. */
-	if (ftruncate(fd, 0) < 0)
+	/* What an earlier fork had more goes first. */
+	if (ftruncate(fd, 0) < 0 || !write_all_at(fd, writer->bytes, writer->used_bytes, 0))
 		return error_errno(err, "the state cannot be handed over");
-	while (done < writer->used_bytes) {
-		ssize_t put = write_at(fd, writer->bytes + done, writer->used_bytes - done, done);
-
-		if (put < 0 && errno == EINTR)
-			continue;
-		if (put <= 0)
-			return error_errno(err, "the state cannot be handed over");
-		done += (size_t)put;
-	}
 	return 0;
 }
 

@@ -58,20 +58,11 @@ bool memory_is_own(const struct memory *memory, uint64_t offset)
 	return has_bit(memory->own, page) || has_bit(memory->unforked, page);
 }
 
-static int write_run(int fd, const uint8_t *from, uint64_t length, uint64_t offset,
-		     struct error *err)
+static int write_own(const struct memory *memory, const void *from, uint64_t length,
+		     uint64_t offset, struct error *err)
 {
-	while (length > 0) {
-		ssize_t put = write_at(fd, from, length, offset);
-
-		if (put < 0 && errno == EINTR)
-			continue;
-		if (put <= 0)
-			return error_errno(err, "the guest's own pages cannot be copied");
-		from += put;
-		offset += (uint64_t)put;
-		length -= (uint64_t)put;
-	}
+	if (!write_all_at(memory->own_fd, from, length, offset))
+		return error_errno(err, "the guest's own pages cannot be copied");
 	return 0;
 }
 
@@ -104,8 +95,7 @@ static int copy_region(struct memory *memory, const struct memory_region *region
 	uint64_t page = first_page, pages;
 
 	for (; (pages = next_run(memory->unforked, &page, end)) > 0; page += pages) {
-		int result = write_run(memory->own_fd,
-				       region->hva + (page - first_page) * PAGE_SIZE_BYTES,
+		int result = write_own(memory, region->hva + (page - first_page) * PAGE_SIZE_BYTES,
 				       pages * PAGE_SIZE_BYTES, page * PAGE_SIZE_BYTES, err);
 
 		if (result < 0)
@@ -128,8 +118,7 @@ static int copy_own(struct memory *memory, uint64_t *copied_bytes, struct error 
 		return result;
 	for (uint64_t i = 0; i < memory_dirty_words(memory); i++)
 		memory->own[i] |= memory->unforked[i];
-	return write_run(memory->own_fd, (const uint8_t *)memory->own, bitmap_bytes(memory),
-			 memory->size_bytes, err);
+	return write_own(memory, memory->own, bitmap_bytes(memory), memory->size_bytes, err);
 }
 
 int memory_fork(struct memory *memory, uint64_t *copied_bytes, struct error *err)

@@ -72,6 +72,27 @@ static inline ssize_t write_at(int fd, const void *bytes, size_t length_bytes, u
 	return pwritev2(fd, &iov, 1, (off_t)offset, 0);
 }
 
+/* All of it. False: errno says why; 0 bytes written are an error of the file system's (EIO). */
+static inline bool write_all_at(int fd, const void *bytes, size_t length_bytes, uint64_t offset)
+{
+	const uint8_t *at = bytes;
+
+	while (length_bytes > 0) {
+		ssize_t written = write_at(fd, at, length_bytes, offset);
+
+		if (written < 0 && errno == EINTR)
+			continue;
+		if (written == 0)
+			errno = EIO;
+		if (written <= 0)
+			return false;
+		at += written;
+		offset += (uint64_t)written;
+		length_bytes -= (size_t)written;
+	}
+	return true;
+}
+
 static inline void close_fd(int *fd)
 {
 	if (*fd >= 0) {

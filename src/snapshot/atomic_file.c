@@ -118,19 +118,8 @@ int atomic_file_open(struct atomic_file *file, const char *path, struct error *e
 int atomic_file_write(struct atomic_file *file, const void *bytes, size_t length_bytes,
 		      uint64_t offset, struct error *err)
 {
-	const uint8_t *at = bytes;
-
-	while (length_bytes > 0) {
-		ssize_t written = write_at(file->fd, at, length_bytes, offset);
-
-		if (written < 0 && errno == EINTR)
-			continue;
-		if (written <= 0)
-			return error_errno(err, "%s cannot be written", file->name);
-		at += written;
-		offset += (uint64_t)written;
-		length_bytes -= (size_t)written;
-	}
+	if (!write_all_at(file->fd, bytes, length_bytes, offset))
+		return error_errno(err, "%s cannot be written", file->name);
 	return 0;
 }
 
