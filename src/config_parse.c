@@ -517,23 +517,39 @@ void config_clear(const struct config_object *object, void *value)
 	memset(value, 0, object->size_bytes);
 }
 
+/*
+ * Copies every string in place, those of objects and lists within too. After a failure the rest
+ * must not point to what somebody else owns: `complete` says whether there was none so far.
+ */
+static bool own_strings(const struct config_object *object, void *value, bool complete)
+{
+	for (size_t i = 0; i < object->field_count; i++) {
+		const struct config_field *field = &object->fields[i];
+		char **member = member_of(value, field);
+
+		if (field->type == CONFIG_OBJECT) {
+			complete = own_strings(field->object, member, complete);
+		} else if (field->type == CONFIG_LIST) {
+			for (unsigned int n = 0; n < *list_count(value, field); n++)
+				complete = own_strings(field->object, list_entry(value, field, n),
+						       complete);
+		} else if (field->type == CONFIG_STRING && *member) {
+			*member = complete ? strdup(*member) : NULL;
+			complete = complete && *member;
+		}
+	}
+	return complete;
+}
+
 int config_copy(const struct config_object *object, void *to, const void *from)
 {
 	char *copy = malloc(object->size_bytes);
-	bool complete = true;
+	bool complete;
 
 	if (!copy)
 		return -ENOMEM;
 	memcpy(copy, from, object->size_bytes);
-	for (size_t i = 0; i < object->field_count; i++) {
-		char **member = member_of(copy, &object->fields[i]);
-
-		if (object->fields[i].type != CONFIG_STRING || !*member)
-			continue;
-		/* After a failure the rest must not point to what `from` owns. */
-		*member = complete ? strdup(*member) : NULL;
-		complete = complete && *member;
-	}
+	complete = own_strings(object, copy, true);
 	if (complete) {
 		config_clear(object, to);
 		memcpy(to, copy, object->size_bytes);

@@ -21,6 +21,9 @@ union any_config {
 	struct metrics_config metrics;
 	struct action_config action;
 	struct vm_state_config vm_state;
+	struct snapshot_create_config snapshot_create;
+	struct snapshot_load_config snapshot_load;
+	struct snapshot_fork_config snapshot_fork;
 };
 
 static void require(bool condition)
@@ -112,6 +115,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		&config_metrics_object,
 		&config_action_object,
 		&config_vm_state_object,
+		&config_snapshot_create_object,
+		&config_snapshot_load_object,
+		&config_snapshot_fork_object,
 	};
 	struct error err = { 0 };
 	json_t *json = config_parse_json((const char *)data, size, &err);

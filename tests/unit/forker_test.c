@@ -9,6 +9,8 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 
 #include "mayfly/forker.h"
@@ -156,5 +158,53 @@ Test(forker, words_that_are_too_many_are_refused)
 	words[FORKER_MAX_WORDS_BYTES - 1] = '\0';
 	cr_assert_eq(ask(&forker, words, &pid, &err), 0, "%s", err.message);
 	free(words);
+	forker_close(&forker);
+}
+
+/* What a monitor that was taken over could send: this many descriptors, and words of this length.
+ */
+static void send_raw(const struct forker *forker, unsigned int count, size_t words)
+{
+	static char text[2 * FORKER_MAX_WORDS_BYTES];
+	union {
+		struct cmsghdr head;
+		char bytes[CMSG_SPACE(8 * sizeof(int))];
+	} control = { .bytes = { 0 } };
+	struct iovec content = { text, words };
+	struct msghdr message = { .msg_iov = &content, .msg_iovlen = 1 };
+
+	if (count) {
+		message.msg_control = &control;
+		message.msg_controllen = CMSG_SPACE(count * sizeof(int));
+		control.head = (struct cmsghdr) { .cmsg_level = SOL_SOCKET,
+						  .cmsg_type = SCM_RIGHTS,
+						  .cmsg_len = CMSG_LEN(count * sizeof(int)) };
+		for (unsigned int i = 0; i < count; i++)
+			memcpy(CMSG_DATA(&control.head) + i * sizeof(int), &files[0], sizeof(int));
+	}
+	cr_assert_eq(sendmsg(forker->fd, &message, MSG_NOSIGNAL), (ssize_t)words);
+}
+
+Test(forker, orders_with_too_few_or_too_much_are_refused_and_it_goes_on)
+{
+	static const struct {
+		unsigned int descriptors;
+		size_t words;
+	} wrong[] = { { 0, 1 }, { 1, 1 }, { 2, 4 },
+		      { 4, 4 }, { 8, 4 }, { 3, FORKER_MAX_WORDS_BYTES } };
+	struct forker forker;
+	struct error err = { 0 };
+	pid_t pid;
+
+	start(&forker);
+	for (size_t i = 0; i < ARRAY_SIZE(wrong); i++) {
+		struct pollfd poll_fd = { .fd = forker.fd, .events = POLLIN };
+
+		send_raw(&forker, wrong[i].descriptors, wrong[i].words);
+		cr_assert_eq(poll(&poll_fd, 1, 60000), 1);
+		cr_assert_lt(forker_take_answer(&forker, &pid, &err), 0, "%zu", i);
+		cr_assert(strstr(err.message, "did not arrive"), "%zu: %s", i, err.message);
+	}
+	cr_assert_eq(ask(&forker, "read", &pid, &err), 0, "%s", err.message);
 	forker_close(&forker);
 }
