@@ -15,9 +15,12 @@ import shutil
 import subprocess
 import sys
 import time
-import xml.etree.ElementTree as ElementTree
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY / "tests" / "integration"))
+
+import lanes  # noqa: E402
+
 RESULTS = REPOSITORY / "results" / "check"
 PYTEST = ["/usr/bin/python3", "-m", "pytest", "-q"]
 # What the emulated host is slower by than a machine that runs its guests itself.
@@ -25,6 +28,9 @@ EMULATED_TIME_FACTOR = "12"
 EMULATED_HOSTS = 2
 EMULATED_TIMEOUT_SECONDS = "2700"
 NATIVE_AT_ONCE = 2
+# What emulated-host ends with when the host itself failed, and how often a part may have that, less one.
+HOST_FAILED = 125
+HOSTS_AT_MOST = 3
 # What failed once is tried once more; if it was more than this, it was no accident.
 RETRIES_AT_MOST = 5
 # The functions of tests that passed on this machine itself, which --shown takes.
@@ -118,44 +124,40 @@ def meson_tests(part, folder, suite, environment=None):
     return result
 
 
-def cases(junit):
-    """What a pytest has run: (node, passed | failed | skipped, reason)."""
-    for case in ElementTree.parse(junit).getroot().iter("testcase"):
-        module, _, group = case.get("classname", "").partition(".Test")
-        path = module.rpartition(".")[2] + ".py"
-        node = "::".join(filter(None, [f"tests/integration/{path}", group and f"Test{group}", case.get("name")]))
-        skipped = case.find("skipped")
-        if case.find("failure") is not None or case.find("error") is not None:
-            yield node, "failed", ""
-        elif skipped is not None:
-            yield node, "skipped", skipped.get("message", "")
-        else:
-            yield node, "passed", ""
+def cases(part):
+    """What the part's pytest has run: (node, passed | failed | skipped | begun, reason)."""
+    for node, (outcome, reason) in lanes.read_journal(RESULTS / f"{part}.journal").items():
+        yield f"tests/integration/{node.rpartition('tests/integration/')[2]}", outcome, reason
 
 
-def read_junit(part, junit):
+def read_cases(part):
     result = Result()
-    for node, outcome, reason in cases(junit):
+    for node, outcome, reason in cases(part):
         name = f"{part}: {node.removeprefix('tests/integration/')}"
-        if outcome == "failed":
-            result.failed += 1
-            result.failures.append(name)
+        if outcome == "passed":
+            result.passed += 1
         elif outcome == "skipped":
             result.skipped.append((name, reason))
         else:
-            result.passed += 1
+            result.failed += 1
+            result.failures.append(name + (" (did not end)" if outcome == lanes.BEGUN else ""))
     return result
 
 
 def pytest_part(part, arguments, wrapper=(), environment=None):
-    junit = RESULTS / f"{part}.xml"
-    junit.unlink(missing_ok=True)
-    status = run(part, [*wrapper, *PYTEST, f"--junitxml={junit}", *arguments], environment)
-    if not junit.exists():
-        raise CannotRun(f"pytest ended with status {status} before its first test")
-    result = read_junit(part, junit)
-    if status not in (0, 1) or (status == 1 and result.failed == 0):
-        raise CannotRun(f"pytest ended with status {status}")
+    """With a wrapper, pytest runs on a host that may fail under it: what is left then goes on in a fresh one."""
+    journal = RESULTS / f"{part}.journal"
+    journal.unlink(missing_ok=True)
+    command = [*wrapper, *PYTEST, "--journal", journal, *arguments]
+    for left in reversed(range(HOSTS_AT_MOST)):
+        status = run(part, command, environment)
+        if not (wrapper and status == HOST_FAILED and left):
+            break
+        under = [node for node, outcome, _ in cases(part) if outcome == lanes.BEGUN][-1:] or ["no test"]
+        print(f"== {part}: its host failed under {under[0]}; a fresh one goes on", flush=True)
+    result = read_cases(part)
+    if status not in (0, 1) or (status == 1 and result.failed == 0) or not (result.passed or result.failed or result.skipped):
+        raise CannotRun(f"pytest ended with status {status} after {result.passed + result.failed} tests")
     return result
 
 
@@ -231,14 +233,14 @@ def sharing(count, part, run_one):
 
 def again(part, result, names, run_one):
     """What failed once is tried once more, with nothing beside it; the summary names what passed only then."""
-    nodes = [node for name in names for node, outcome, _ in cases(RESULTS / f"{name}.xml") if outcome == "failed"]
+    nodes = [node for name in names for node, outcome, _ in cases(name) if outcome in ("failed", lanes.BEGUN)]
     if not nodes or len(nodes) > RETRIES_AT_MOST:
         return result
     print(f"== {part}: once more: " + ", ".join(nodes), flush=True)
     name = f"{part}-again"
     retried = run_one(name, nodes)
     second = [f"{part}: {node.removeprefix('tests/integration/')}"
-              for node, outcome, _ in cases(RESULTS / f"{name}.xml") if outcome == "passed"]
+              for node, outcome, _ in cases(name) if outcome == "passed"]
     return Result(result.passed + retried.passed, retried.failed, retried.failures, result.skipped + retried.skipped,
                   result.second + second)
 
@@ -247,7 +249,7 @@ def note_what_was_shown(names):
     """Which functions of tests passed here with everything they were run with."""
     outcomes = {}
     for name in names:
-        for node, outcome, _ in cases(RESULTS / f"{name}.xml"):
+        for node, outcome, _ in cases(name):
             outcomes.setdefault(node.partition("[")[0], set()).add(outcome)
     SHOWN.write_text("".join(f"{function}\n" for function, seen in sorted(outcomes.items()) if seen == {"passed"}),
                      encoding="utf-8")

@@ -4,7 +4,6 @@ Which kernels there are for guests depends on the host (harness/kernels.py). Tes
 fixture `kernel` run with the first of them, those that take `each_kernel` with all.
 """
 import contextlib
-import itertools
 import os
 import pathlib
 import shutil
@@ -20,7 +19,7 @@ from harness.forks import Forks  # noqa: E402
 from harness.jail import Jails  # noqa: E402
 from harness.workshop import Workshop  # noqa: E402
 
-pytest_plugins = ["host_fixtures"]
+pytest_plugins = ["host_fixtures", "lanes"]
 
 
 def pytest_configure():
@@ -34,8 +33,6 @@ def pytest_configure():
 
 def pytest_addoption(parser):
     parser.addoption("--mayfly", metavar="PATH", help="the program to test (or set MAYFLY)")
-    parser.addoption("--share-work", metavar="DIR", help="share the tests with other processes that are given the same "
-                     "folder, empty before the first of them starts: who is first to name a group there runs it")
     parser.addoption("--shown", metavar="FILE", help="leave out tests marked `once` whose function this file names, "
                      "one a line: they passed elsewhere")
 
@@ -135,45 +132,6 @@ def pytest_collection_modifyitems(config, items):
     if unwanted:
         config.hook.pytest_deselected(items=unwanted)
         items[:] = [item for item in items if wanted(item)]
-
-
-def groups_of(items):
-    """Runs of tests that share a guest, each with a name that is the same in every process."""
-    def name(item):
-        params = item.callspec.params if hasattr(item, "callspec") else {}
-        return "-".join([item.nodeid.rpartition("::")[0],
-                         *(str(params[key]) for key in ("variant", "kernel", "each_kernel") if params.get(key))])
-
-    for number, (group, members) in enumerate(itertools.groupby(items, name)):
-        yield f"{number}-{group}".replace("/", ":"), list(members)
-
-
-def claimed(items, folder):
-    groups = sorted(groups_of(items), key=lambda group: not any(item.get_closest_marker("long") for item in group[1]))
-    for group, members in groups:
-        try:
-            (folder / group).touch(exist_ok=False)
-        except FileExistsError:
-            continue
-        yield from members
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtestloop(session):
-    folder = session.config.getoption("--share-work")
-    if not folder or session.testsfailed or session.config.option.collectonly:
-        return None
-    mine = claimed(session.items, pathlib.Path(folder))
-    item = next(mine, None)
-    while item:
-        following = next(mine, None)
-        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-        if session.shouldfail:
-            raise session.Failed(session.shouldfail)
-        if session.shouldstop:
-            raise session.Interrupted(session.shouldstop)
-        item = following
-    return True
 
 
 def pytest_report_header(config):

@@ -266,6 +266,7 @@ class TestRefusals:
         ({"cpus": 0}, "--cpus 0"),
         ({"memory_mib": 16}, "--memory 16"),
         ({"scratch_mib": 1}, "--scratch 1"),
+        ({"silence": 1}, "--silence 1"),
         ({"shares": ["/no/such/folder"]}, "--share /no/such/folder: not a folder"),
         ({"shares": ["/"]}, "--share '/'"),
     ])
@@ -294,6 +295,10 @@ def short_path():
         yield pathlib.Path(folder)
 
 
+# For a shell: keeps the one CPU busy at the highest priority, so that not even the agent has its turn.
+STANDS_STILL = "echo -1 >/proc/sys/kernel/sched_rt_runtime_us; while :; do :; done"
+
+
 @pytest.mark.emulated_host
 class TestLife:
     def test_a_lost_timer_interrupt_does_not_stop_it_for_good(self, emulated_host):
@@ -305,6 +310,20 @@ class TestLife:
             echo "$first"
         """], timeout=PLENTY)
         assert (done.status, done.output.strip().isdigit()) == (0, True)
+
+    def test_a_host_that_stands_still_gets_an_nmi_and_is_given_up_when_that_does_not_help(self):
+        with EmulatedHost(silence=6) as host:
+            process = host.popen(["chrt", "-f", "99", "sh", "-c", STANDS_STILL])
+            with pytest.raises(HostError, match=r"has not answered for 6 s(.|\n)*RIP=(.|\n)*RIP=(.|\n)*NMI received"):
+                process.wait(PLENTY)
+
+    def test_a_qemu_that_stands_still_is_given_up(self):
+        with EmulatedHost(silence=4) as host:
+            process = host.popen(["sleep", "4000"])
+            # Its children are QEMU and the virtiofsd processes.
+            subprocess.run(["pkill", "-STOP", "-P", str(host.supervisor.pid), "qemu-system"], check=True)
+            with pytest.raises(HostError, match="QEMU does not answer"):
+                process.wait(PLENTY)
 
     def test_one_boot_serves_separate_callers(self, tmp_path, short_path):
         # Where named hosts are looked for must not be the user's own.

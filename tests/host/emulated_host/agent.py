@@ -333,6 +333,8 @@ class Agent:
             self.shut_down()
         elif kind == protocol.START:
             self.commands[channel] = Command(self, channel, payload)
+        elif kind == protocol.POKE:
+            self.send(protocol.frame(0, protocol.POKED))
         elif channel in self.commands:
             self.commands[channel].receive(kind, payload)
 

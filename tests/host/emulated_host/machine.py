@@ -46,6 +46,7 @@ class Options:
     kernel_arguments: str = ""
     console: str = ""  # also keep the host's console log in this file
     boot_timeout: float = 0  # seconds; 0: what a slow machine may need
+    silence: int = 120  # seconds without a sign of life after which the host counts as dead; not with icount
 
     def check(self):
         if self.icount:
@@ -56,6 +57,8 @@ class Options:
             raise HostError(f"--memory {self.memory_mib}: choose at least 512 MiB")
         if not 16 <= self.scratch_mib <= 1024 * 1024:
             raise HostError(f"--scratch {self.scratch_mib}: choose at least 16 MiB")
+        if self.silence < 2:
+            raise HostError(f"--silence {self.silence}: choose at least 2 seconds")
         self.shares = [os.path.abspath(share) for share in self.shares]
         for share in self.shares:
             if not os.path.isdir(share):
@@ -98,6 +101,7 @@ class Machine:
         self.daemons = []
         self.qemu = None
         self.port = None
+        self.monitor = None
 
     def spawn(self, argv, log, fds=()):
         with open(self.folder / log, "wb") as output:
@@ -169,10 +173,15 @@ class Machine:
         argv += ["-drive", f"if=none,id=scratch,file={escape(self.make_scratch())},format=raw,"
                  "cache=unsafe,discard=unmap", "-device", "virtio-blk-pci,drive=scratch"]
         self.port, far_end = socket.socketpair()
-        argv += ["-device", "virtio-serial-pci", "-chardev", f"socket,id=agent,fd={far_end.fileno()}",
-                 "-device", "virtserialport,chardev=agent,name=mayfly.agent"]
-        self.qemu = self.spawn(argv, "qemu.log", (far_end.fileno(),))
+        self.monitor, far_monitor = socket.socketpair()
+        # With event_idx, frames would bring no interrupt as long as the guest has not answered the one before, which may be
+        # the one that got lost (see supervisor.py).
+        argv += ["-device", "virtio-serial-pci,event_idx=off", "-chardev", f"socket,id=agent,fd={far_end.fileno()}",
+                 "-device", "virtserialport,chardev=agent,name=mayfly.agent",
+                 "-chardev", f"socket,id=monitor,fd={far_monitor.fileno()}", "-mon", "chardev=monitor,mode=control"]
+        self.qemu = self.spawn(argv, "qemu.log", (far_end.fileno(), far_monitor.fileno()))
         far_end.close()
+        far_monitor.close()
 
     def last_words(self):
         """What the machine said at the end, for an error message."""
@@ -200,8 +209,9 @@ class Machine:
         for process in [self.qemu, *self.daemons]:
             if process:
                 process.wait()
-        if self.port:
-            self.port.close()
+        for end in (self.port, self.monitor):
+            if end:
+                end.close()
         if self.options.console and self.console.exists():
             shutil.copyfile(self.console, self.options.console)
 

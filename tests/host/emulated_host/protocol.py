@@ -31,7 +31,8 @@ RESIZE = 10  # client: SIZE, the terminal's rows and columns
 SHUTDOWN = 11  # client: end every command and the host
 BYE = 12  # agent: nothing will be lost when the host stops now
 FAILED = 13  # supervisor, last of a channel: text, the host is gone
-POKE = 14  # supervisor: nothing; what counts is the interrupt that brings it
+POKE = 14  # supervisor: asks for a POKED; what counts most is the interrupt that brings it
+POKED = 15  # agent: it lives
 
 WANT_STDIN = 1
 WANT_TERMINAL = 2

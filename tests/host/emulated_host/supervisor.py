@@ -22,11 +22,13 @@ import time
 
 from . import protocol
 from .machine import HostError, Machine, Options, check_programs
+from .qmp import Monitor
 
 SHUTDOWN_SECONDS = 20
 # A timer interrupt of the emulated CPU can get lost, and when everything waits for the timer, the host stands still for
 # ever (seen: interrupts enabled, the CPU halted, no timer armed). Any further interrupt gets it going again. The likely
 # cause is that QEMU 7.2's vCPU thread changes its pending interrupts without a lock when it enters a nested guest.
+# A host that answers no poke at all for half of --silence gets an interrupt of another kind, which no such race can lose.
 POKE_SECONDS = 1
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -41,10 +43,13 @@ class Supervisor:
         self.synced = asyncio.Event()
         self.ended = asyncio.Event()
         self.stopping = False
+        self.unanswered = 0  # pokes since the agent was last heard
+        self.diagnosis = ""
 
     async def read_agent(self, stream):
         frames = protocol.Reader()
         while data := await stream.read(1 << 16):
+            self.unanswered = 0
             for channel, kind, payload in frames.feed(data):
                 if kind == protocol.HELLO:
                     self.ready.set()
@@ -103,9 +108,19 @@ class Supervisor:
         raise HostError(f"the emulated host {what}\n{self.machine.last_words()}")
 
     async def poke(self):
-        while True:
+        """Returns when the host is dead. Counts pokes, not seconds: this machine itself may have been asleep."""
+        monitor = Monitor(self.machine.monitor)
+        patience = self.machine.options.silence // POKE_SECONDS
+        while self.unanswered < patience:
             await asyncio.sleep(POKE_SECONDS)
+            self.unanswered += 1
             self.send(0, protocol.POKE)
+            if self.unanswered == patience // 2:
+                await monitor.say("nmi")
+        first, second = await monitor.say("info registers"), await monitor.say("info registers")
+        self.diagnosis = (f"the emulated host has not answered for {self.unanswered * POKE_SECONDS} s; "
+                          f"its CPUs, looked at twice:\n{first}\n{second}")
+        self.ended.set()
 
     async def run(self, folder, report, lifeline, detached):
         """The life of one host."""
@@ -152,7 +167,8 @@ class Supervisor:
             await asyncio.wait_for(self.synced.wait(), SHUTDOWN_SECONDS)
 
     def host_died(self):
-        words = f"the emulated host ended unexpectedly\n{self.machine.last_words()}".encode()
+        what = self.diagnosis or "the emulated host ended unexpectedly"
+        words = f"{what}\n{self.machine.last_words()}".encode()
         for writer in filter(None, self.clients.values()):
             writer.write(protocol.frame(0, protocol.FAILED, words))
 
