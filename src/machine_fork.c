@@ -25,8 +25,7 @@ int machine_prepare_fork(struct machine *machine, struct error *err)
 	machine->state_fd = memfd_create("mayfly-state", MFD_CLOEXEC);
 	if (machine->state_fd < 0)
 		return error_errno(err, "cannot make a file for the state of forks");
-	/* A fork of a fork would wait for it now; so its own first one takes longer. */
-	return machine->has_parent ? 0 : vcpus_prepare_save(machine->vcpus, err);
+	return vcpus_prepare_save(machine->vcpus, err);
 }
 
 int machine_check_fork(const struct machine *machine, struct error *err)

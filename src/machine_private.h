@@ -63,8 +63,7 @@ struct machine {
 	struct uffd *uffd;	      /* NULL: nobody brings this machine's memory */
 	char *working_set_path;	      /* while it is to be recorded; owned */
 	struct loop_timer working_set_timer;
-	bool has_parent; /* it began as another's fork */
-	int state_fd;	 /* where a fork's state is handed over; -1: this machine is not forked */
+	int state_fd; /* where a fork's state is handed over; -1: this machine is not forked */
 };
 
 /*

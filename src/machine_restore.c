@@ -57,7 +57,6 @@ static int map_memory(struct machine *machine, const struct machine_restore_requ
 	result = state_done(&section, err);
 	if (result < 0)
 		return result;
-	machine->has_parent = restore->forked;
 	if (restore->forked)
 		return memory_map_forked(&machine->memory, restore->base_fd, restore->own_fd, err);
 	machine->has_snapshot = true;
@@ -164,7 +163,7 @@ int machine_restore(struct machine *machine, const struct vm_config *config,
 		result = machine_open_taps(machine, config, err);
 	machine_mark(machine, STARTUP_DISKS);
 	if (result == 0)
-		result = vcpus_restore(machine->vcpus, state, err);
+		result = vcpus_restore(machine->vcpus, state, restore->forked, err);
 	if (result == 0)
 		result = vm_restore(&machine->vm, state, &clock, err);
 	machine_mark(machine, STARTUP_STATE);

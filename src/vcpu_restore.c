@@ -203,7 +203,22 @@ static void keep_time(struct vcpu *vcpu, const struct vcpu_state *state)
 	}
 }
 
-int vcpus_restore(struct vcpus *group, struct state_file *file, struct error *err)
+/*
+ * KVM tells by trial only, which takes milliseconds. Where a parent that was taken over lies about
+ * it, saves of its own forks fail or lack something.
+ */
+static int keep_msr_list(struct vcpus *group, const struct vcpu_msrs *msrs, struct error *err)
+{
+	group->msr_indices = calloc(VCPU_STATE_MAX_MSRS, sizeof(*group->msr_indices));
+	if (!group->msr_indices)
+		return error_set(err, ENOMEM, "no memory for the list of MSRs");
+	for (uint32_t i = 0; i < msrs->head.nmsrs; i++)
+		group->msr_indices[i] = msrs->entries[i].index;
+	group->msr_count = msrs->head.nmsrs;
+	return 0;
+}
+
+int vcpus_restore(struct vcpus *group, struct state_file *file, bool same_host, struct error *err)
 {
 	cleanup_free struct vcpu_state *state = malloc(sizeof(*state));
 	cleanup_free struct cpuid_table *host = malloc(sizeof(*host));
@@ -221,6 +236,8 @@ int vcpus_restore(struct vcpus *group, struct state_file *file, struct error *er
 			keep_time(vcpu, state);
 			result = set_state(vcpu, state, err);
 		}
+		if (result == 0 && same_host && i == 0)
+			result = keep_msr_list(group, &state->msrs, err);
 	}
 	return result;
 }

@@ -40,8 +40,8 @@ int vcpus_create(struct vcpus **vcpus, const struct vcpus_config *config, struct
 /* Puts the boot vCPU where the kernel starts. */
 int vcpus_set_entry(struct vcpus *vcpus, const struct boot_entry *entry, struct error *err);
 
-/* What the first vcpus_save() otherwise takes 2 ms more for. Before vcpus_start(), or while the
- * group is paused. */
+/* What the first vcpus_save() otherwise takes 2 ms more for, unless it is known from
+ * vcpus_restore(). Before vcpus_start(), or while the group is paused. */
 int vcpus_prepare_save(struct vcpus *vcpus, struct error *err);
 
 /* The sections `vcpu`. While the group is paused. */
@@ -49,9 +49,11 @@ int vcpus_save(struct vcpus *vcpus, struct state_writer *writer, struct error *e
 
 /*
  * Puts vCPUs that have never run into the state that vcpus_save() found, but for their time. A
- * processor feature which the guest was shown and this host lacks is -ENOTSUP, by name.
+ * processor feature which the guest was shown and this host lacks is -ENOTSUP, by name. `same_host`:
+ * the state was saved by another process of this host just now, so that vcpus_save() need not find
+ * out again which MSRs there are.
  */
-int vcpus_restore(struct vcpus *vcpus, struct state_file *file, struct error *err);
+int vcpus_restore(struct vcpus *vcpus, struct state_file *file, bool same_host, struct error *err);
 
 /*
  * Makes the time of restored vCPUs go on from `saved`, which the VM's clock, as it is `now`, has

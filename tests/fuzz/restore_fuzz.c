@@ -136,7 +136,7 @@ static int restore(struct fake_machine *machine, struct state_file *file, struct
 	if (result == 0)
 		result = vm_restore(&machine->vm, file, &saved, err);
 	if (result == 0)
-		result = vcpus_restore(machine->vcpus, file, err);
+		result = vcpus_restore(machine->vcpus, file, false, err);
 	if (result == 0)
 		result = vm_set_clock(&machine->vm, saved.clock_ns, err);
 	if (result == 0)

@@ -38,6 +38,12 @@ def verify(guest):
     return found["pages"]
 
 
+def vcpu_sections(workshop, snapshot):
+    """{vCPU: how many bytes its state has}"""
+    described = json.loads(workshop.run("--describe-snapshot", snapshot.state, "--json").stdout)
+    return {section["instance"]: section["bytes"] for section in described["sections"] if section["section"] == "vcpu"}
+
+
 def assert_same(forked, memory):
     """But for what a load changes: the generation id, and what KVM tells the guest about its clock."""
     changed = {}
@@ -139,6 +145,15 @@ class TestMemory:
         child.end()
         assert verify(go_on(workshop, last, "last")) > 0
         assert verify(go_on(workshop, grandchild, "grandchild")) > 0
+
+    def test_a_fork_saves_of_its_vcpus_what_the_first_one_does(self, workshop, forks):
+        """Which MSRs there are it has from the first one; nothing may get lost on the way."""
+        guest = boot(workshop, vcpus=2)
+        child = forks(guest.monitor)
+        grandchild = forks(child)
+        sections = [vcpu_sections(workshop, save(monitor, Snapshot.at(workshop, name)))
+                    for name, monitor in (("first", guest.monitor), ("child", child), ("grandchild", grandchild))]
+        assert len(sections[0]) == 2 and sections[0] == sections[1] == sections[2]
 
     def test_a_fork_of_a_loaded_snapshot_shares_its_file(self, workshop, forks):
         guest = boot(workshop)
