@@ -189,9 +189,13 @@ def linux_snapshot(bench):
         return None
 
 
+def clone_count(bench):
+    return 3 if bench.options.quick or bench.host == "emulated" else CLONES
+
+
 def clones(bench, snapshot):
     """Clones that have answered once."""
-    count = 3 if bench.options.quick or bench.host == "emulated" else CLONES
+    count = clone_count(bench)
     children = []
     try:
         for number in range(count):
@@ -200,26 +204,29 @@ def clones(bench, snapshot):
             children.append(monitor)
             monitor.client.put("/snapshot/load", snapshot.body())
             monitor.ask("seed 1", rb"result: seed")
-        rows = [processes.memory(monitor.child.pid, snapshot.memory_mib << 20) for monitor in children]
-        rollups = [rollup(monitor.child.pid) for monitor in children]
+        rows = clone_rows([monitor.child.pid for monitor in children], snapshot.memory_mib)
     finally:
         for monitor in children:
             monitor.end()
-    # Pages that nobody else has: anonymous ones, copies of the file's among them.
-    middle = sorted(each["Anonymous"] for each in rollups)[count // 2]
-    shared = [each["Shared_Clean"] + each["Shared_Dirty"] for each in rollups]
-    proportional = [each["Pss"] for each in rollups]
+    rows.append(["the memory file, which all share", format_value(snapshot.memory.stat().st_blocks * 512, "bytes")])
     bench.report.table(f"{count} clones at once of a snapshot of {snapshot.name}, of which {WORKING_MIB} MiB were written",
-                       ["", "each (median)"],
-                       [["its own memory, monitor and guest", format_value(middle, "bytes")],
-                        ["pages that it shares with others: of the guest's memory, and of programs",
-                         format_value(sorted(shared)[count // 2], "bytes")],
-                        ["of the guest's memory what is mapped", format_value(sorted(row.guest for row in rows)[count // 2],
-                                                                              "bytes")],
-                        ["what each adds to the host (proportional set size)", format_value(sorted(proportional)[count // 2],
-                                                                                            "bytes")],
-                        ["the memory file, which all share", format_value(snapshot.memory.stat().st_blocks * 512, "bytes")]],
-                       "PUT /snapshot/load")
+                       ["", "each (median)"], rows, "PUT /snapshot/load")
+
+
+def clone_rows(pids, memory_mib):
+    """Of monitors whose guests share memory: medians, for a table."""
+    rollups = [rollup(pid) for pid in pids]
+    guests_own = [processes.memory(pid, memory_mib << 20).guest for pid in pids]
+
+    def middle(values):
+        return format_value(sorted(values)[len(pids) // 2], "bytes")
+
+    # Pages that nobody else has: anonymous ones, copies of what is shared among them.
+    return [["its own memory, monitor and guest", middle(each["Anonymous"] for each in rollups)],
+            ["pages that it shares with others: of the guest's memory, and of programs",
+             middle(each["Shared_Clean"] + each["Shared_Dirty"] for each in rollups)],
+            ["of the guest's memory what is mapped", middle(guests_own)],
+            ["what each adds to the host (proportional set size)", middle(each["Pss"] for each in rollups)]]
 
 
 def fault_tail(bench, snapshot):
