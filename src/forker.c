@@ -19,6 +19,9 @@
 
 #define FORKER_ENDED "the process that makes monitors has ended"
 
+/* For a monitor that hangs, to leave nothing behind. */
+#define ABORT_WAIT_MS 1000
+
 union control {
 	struct cmsghdr head; /* for its alignment */
 	char bytes[CMSG_SPACE(FORKER_MAX_DESCRIPTORS * sizeof(int))];
@@ -161,8 +164,21 @@ static void refuse(struct forker_answer *answer, int code, const char *text)
 	snprintf(answer->message, sizeof(answer->message), "%s", text);
 }
 
+/* One that was stopped has to go on to hear of it. */
+static void end_monitor(int process_fd)
+{
+	struct pollfd poll_fd = { .fd = process_fd, .events = POLLIN };
+
+	if (process_fd < 0)
+		return;
+	(void)pidfd_send_signal(process_fd, SIGABRT, NULL, 0);
+	(void)pidfd_send_signal(process_fd, SIGCONT, NULL, 0);
+	if (poll(&poll_fd, 1, ABORT_WAIT_MS) != 1)
+		(void)pidfd_send_signal(process_fd, SIGKILL, NULL, 0);
+}
+
 /* What the new monitor says, or that it does not. */
-static void wait_for(pid_t child, int answer_fd, struct forker_answer *answer)
+static void wait_for(pid_t child, int answer_fd, int wait_ms, struct forker_answer *answer)
 {
 	/* The kernel reaps at once: a number alone might be another process's when it is killed. */
 	cleanup_fd int process_fd = pidfd_open(child, 0);
@@ -170,17 +186,16 @@ static void wait_for(pid_t child, int answer_fd, struct forker_answer *answer)
 	int ready;
 
 	do {
-		ready = poll(&poll_fd, 1, FORKER_WAIT_MS);
+		ready = poll(&poll_fd, 1, wait_ms);
 	} while (ready < 0 && errno == EINTR);
 	if (ready > 0 && read(answer_fd, answer, sizeof(*answer)) == (ssize_t)sizeof(*answer)) {
 		answer->process_id = child;
 		return;
 	}
-	if (process_fd >= 0)
-		(void)pidfd_send_signal(process_fd, SIGKILL, NULL, 0);
+	end_monitor(process_fd);
 	refuse(answer, ready > 0 ? ECHILD : ETIMEDOUT,
 	       ready > 0 ? "the new monitor died while it started; its log may say why"
-			 : "the new monitor did not start in time and was killed");
+			 : "the new monitor did not start in time and was ended");
 }
 
 static void answer_back(int socket_fd, const struct forker_answer *answer)
@@ -207,7 +222,7 @@ static void leave_terminal(void)
 }
 
 /* True in the new monitor. */
-static bool serve(int socket_fd, char *words, struct forker_order *order)
+static bool serve(int socket_fd, int wait_ms, char *words, struct forker_order *order)
 {
 	struct forker_answer answer = { 0 };
 	int descriptors[FORKER_MAX_DESCRIPTORS];
@@ -236,14 +251,14 @@ static bool serve(int socket_fd, char *words, struct forker_order *order)
 	close_fd(&ends[1]);
 	close_all(descriptors);
 	if (child > 0)
-		wait_for(child, ends[0], &answer);
+		wait_for(child, ends[0], wait_ms, &answer);
 	close_fd(&ends[0]);
 	answer_back(socket_fd, &answer);
 	return false;
 }
 
 /* Returns in new monitors only. */
-static void live(int socket_fd, struct forker_order *order)
+static void live(int socket_fd, int wait_ms, struct forker_order *order)
 {
 	char *words = malloc(FORKER_MAX_WORDS_BYTES);
 
@@ -254,14 +269,14 @@ static void live(int socket_fd, struct forker_order *order)
 	signal(SIGCHLD, SIG_IGN);
 	if (!words)
 		_exit(1);
-	while (!serve(socket_fd, words, order))
+	while (!serve(socket_fd, wait_ms, words, order))
 		;
 	signal(SIGCHLD, SIG_DFL);
 	prctl(PR_SET_NAME, "mayfly");
 	setsid();
 }
 
-int forker_start(struct forker *forker, struct forker_order *order, struct error *err)
+int forker_start(struct forker *forker, struct forker_order *order, int wait_ms, struct error *err)
 {
 	for (;;) {
 		int ends[2];
@@ -284,7 +299,7 @@ int forker_start(struct forker *forker, struct forker_order *order, struct error
 			return 0;
 		}
 		close(ends[0]);
-		live(ends[1], order);
+		live(ends[1], wait_ms, order);
 		/* A new monitor, which needs a forker of its own. */
 		close(ends[1]);
 	}

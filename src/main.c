@@ -224,7 +224,9 @@ static int run_process(struct options *options, struct startup_trace *trace)
 	int exit_code, result;
 
 	/* While there is nothing yet that a new process should not have. */
-	result = options->enable_fork ? forker_start(&process.forker, &process.order, &err) : 0;
+	result = options->enable_fork
+			 ? forker_start(&process.forker, &process.order, FORKER_WAIT_MS, &err)
+			 : 0;
 	log_init(&process.log);
 	/* A service's log should tell its life; a person's terminal belongs to the guest. */
 	process.log.level = options->command == OPTIONS_RUN ? LOG_WARN : LOG_INFO;

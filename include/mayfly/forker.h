@@ -19,7 +19,7 @@
 
 #define FORKER_MAX_DESCRIPTORS 3
 #define FORKER_MAX_WORDS_BYTES (128 * KIB)
-/* How long a new monitor may take until it says that its guest is there. */
+/* How long a new monitor may take until it says that its guest is there, as a rule. */
 #define FORKER_WAIT_MS 20000
 
 /* The monitor's end. */
@@ -46,8 +46,11 @@ struct forker_answer {
  * `order` is what it is for and which has a forker of its own. A process without an order gives one
  * that is zeroed. Once, while the process has one thread and nothing open but the standard
  * descriptors and what `order` holds. After a failure forker_report() is still due.
+ *
+ * A new monitor that says nothing for `wait_ms` gets a SIGABRT, whose handler takes its API socket
+ * away (signals.h), and where it does not end by that, SIGKILL.
  */
-int forker_start(struct forker *forker, struct forker_order *order, struct error *err);
+int forker_start(struct forker *forker, struct forker_order *order, int wait_ms, struct error *err);
 
 /* The monitor: closes its end, which ends the forker. */
 void forker_close(struct forker *forker);

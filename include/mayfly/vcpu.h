@@ -49,9 +49,9 @@ int vcpus_save(struct vcpus *vcpus, struct state_writer *writer, struct error *e
 
 /*
  * Puts vCPUs that have never run into the state that vcpus_save() found, but for their time. A
- * processor feature which the guest was shown and this host lacks is -ENOTSUP, by name. `same_host`:
- * the state was saved by another process of this host just now, so that vcpus_save() need not find
- * out again which MSRs there are.
+ * processor feature which the guest was shown and this host lacks is -ENOTSUP, by name.
+ * `same_host`: the state was saved by another process of this host just now, so that vcpus_save()
+ * need not find out again which MSRs there are.
  */
 int vcpus_restore(struct vcpus *vcpus, struct state_file *file, bool same_host, struct error *err);
 

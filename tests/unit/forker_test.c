@@ -14,8 +14,30 @@
 #include <sys/wait.h>
 
 #include "mayfly/forker.h"
+#include "mayfly/signals.h"
 
 static int files[FORKER_MAX_DESCRIPTORS] = { -1, -1, -1 };
+
+/* Their words go on with a path. */
+#define HANG "hang "
+#define DEAF "deaf "
+
+static void hang(const char *path, bool hears)
+{
+	struct error err = { 0 };
+	sigset_t all;
+
+	cr_assert_eq(lockf(open(path, O_WRONLY | O_CLOEXEC), F_LOCK, 0), 0);
+	if (hears) {
+		cr_assert_eq(signals_install(NULL, &err), 0);
+		signals_set_socket_path(path);
+	} else {
+		sigfillset(&all);
+		sigprocmask(SIG_BLOCK, &all, NULL);
+	}
+	for (;;)
+		pause();
+}
 
 /* What a new monitor does, by its words; it never returns. */
 static void be_monitor(struct forker *forker, struct forker_order *order)
@@ -25,6 +47,11 @@ static void be_monitor(struct forker *forker, struct forker_order *order)
 
 	if (strcmp(order->words, "die") == 0)
 		_exit(3);
+	/* Its API is there, and then it hangs. */
+	if (strncmp(order->words, HANG, strlen(HANG)) == 0)
+		hang(order->words + strlen(HANG), true);
+	if (strncmp(order->words, DEAF, strlen(DEAF)) == 0)
+		hang(order->words + strlen(DEAF), false);
 	if (strcmp(order->words, "fail") == 0)
 		error_set(&err, ENOENT, "there is no such drive");
 	/* Its descriptors are those that were sent, and nobody's terminal is its own. */
@@ -46,7 +73,7 @@ static void be_monitor(struct forker *forker, struct forker_order *order)
 	_exit(0);
 }
 
-static void start(struct forker *forker)
+static void start_with(struct forker *forker, int wait_ms)
 {
 	struct forker_order order = { 0 };
 	struct error err = { 0 };
@@ -57,9 +84,14 @@ static void start(struct forker *forker)
 		files[i] = memfd_create("test", MFD_CLOEXEC);
 		cr_assert_eq(write(files[i], texts[i], 3), 3);
 	}
-	cr_assert_eq(forker_start(forker, &order, &err), 0, "%s", err.message);
+	cr_assert_eq(forker_start(forker, &order, wait_ms, &err), 0, "%s", err.message);
 	if (order.given)
 		be_monitor(forker, &order);
+}
+
+static void start(struct forker *forker)
+{
+	start_with(forker, FORKER_WAIT_MS);
 }
 
 static int ask(struct forker *forker, const char *words, pid_t *pid, struct error *err)
@@ -103,6 +135,47 @@ Test(forker, why_there_is_no_monitor_is_told)
 	/* It goes on. */
 	cr_assert_eq(ask(&forker, "read", &pid, &err), 0, "%s", err.message);
 	forker_close(&forker);
+}
+
+/* Long enough that the monitor has come to its file, on a slow machine too. */
+#define SHORT_WAIT_MS 5000
+
+static void fork_that_hangs(const char *how, const char *path)
+{
+	struct forker forker;
+	struct error err = { 0 };
+	char words[64];
+	pid_t pid;
+
+	snprintf(words, sizeof(words), "%s%s", how, path);
+	start_with(&forker, SHORT_WAIT_MS);
+	cr_assert_eq(ask(&forker, words, &pid, &err), -ETIMEDOUT);
+	cr_assert(strstr(err.message, "did not start in time"));
+	/* It goes on. */
+	cr_assert_eq(ask(&forker, "read", &pid, &err), 0, "%s", err.message);
+	forker_close(&forker);
+}
+
+Test(forker, a_monitor_that_hangs_is_ended_and_takes_its_socket_with_it)
+{
+	char path[] = "/tmp/forker-test-XXXXXX";
+
+	close(mkstemp(path));
+	fork_that_hangs(HANG, path);
+	cr_assert_lt(access(path, F_OK), 0);
+	cr_assert_eq(errno, ENOENT);
+}
+
+Test(forker, one_that_does_not_hear_is_killed)
+{
+	char path[] = "/tmp/forker-test-XXXXXX";
+	int fd = mkstemp(path);
+
+	/* The lock is the process's, and goes with its end. */
+	fork_that_hangs(DEAF, path);
+	cr_assert_eq(lockf(fd, F_LOCK, 0), 0);
+	close(fd);
+	unlink(path);
 }
 
 Test(forker, a_new_monitor_has_a_forker_of_its_own)
