@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from emulated_host import CommandFailed, EmulatedHost, HostError
+from emulated_host import CommandFailed, EmulatedHost, HostError, tsc
 from emulated_host.protocol import STDOUT
 
 HOST = pathlib.Path(__file__).resolve().parents[1] / "host"
@@ -217,6 +217,14 @@ class TestInside:
                    "print(fcntl.ioctl(kvm, 0xAE00, 0), fcntl.ioctl(kvm, 0xAE01, 0) > kvm)")
         done = emulated_host.run(["/usr/bin/python3", "-c", program], timeout=PLENTY, check=True)
         assert done.output == "12 True\n"
+
+    def test_its_clock_has_this_machines_frequency(self, emulated_host):
+        # Told to its kernel, which would measure it wrongly on a busy machine. Two measurements differ by a few ppm.
+        done = emulated_host.run(["sh", "-c", "grep -o 'tsc_early_khz=[0-9]*' /proc/cmdline; "
+                                              "dmesg | grep -o 'tsc: Detected [0-9.]* MHz'"], timeout=PLENTY, check=True)
+        told, *detected = done.output.splitlines()
+        for khz in (float(told.partition("=")[2]), 1000 * float(detected[-1].split()[2])):
+            assert abs(khz / tsc.frequency_khz() - 1) < 0.001
 
     def test_nested_paging_is_on(self, emulated_host):
         done = emulated_host.run(["cat", "/sys/module/kvm_amd/parameters/npt"], timeout=PLENTY)

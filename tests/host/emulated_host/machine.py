@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 
-from . import initramfs
+from . import initramfs, tsc
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[3]
 STOCK_KERNEL = REPOSITORY / "scripts" / "stock-kernel"
@@ -162,6 +162,8 @@ class Machine:
             arguments += " nokaslr"  # so that two runs execute the same instructions
         else:
             argv += ["-accel", "tcg,thread=multi"]
+            frequency = tsc.frequency_khz()
+            arguments += f" tsc_early_khz={frequency}" if frequency else ""
         argv += ["-kernel", os.fspath(kernel / "vmlinuz"), "-initrd",
                  os.fspath(self.folder / "initrd"),
                  "-append", f"{arguments} {options.kernel_arguments}".strip()]
