@@ -49,6 +49,29 @@ int cpuid_get_supported(int kvm_fd, struct cpuid_table *table, struct error *err
 	return 0;
 }
 
+/*
+ * KVM of Linux 6.1 writes the entries and leaves their number at the room that there was. The first
+ * entry of a table is leaf 0, so one of nothing but zeros at its end is none.
+ */
+void cpuid_drop_empty(struct cpuid_table *table)
+{
+	static const struct kvm_cpuid_entry2 empty;
+
+	while (table->head.nent > 0 &&
+	       memcmp(&table->entries[table->head.nent - 1], &empty, sizeof(empty)) == 0)
+		table->head.nent--;
+}
+
+int cpuid_get_shown(int vcpu_fd, struct cpuid_table *table, struct error *err)
+{
+	memset(table, 0, sizeof(*table));
+	table->head.nent = CPUID_MAX_ENTRIES;
+	if (ioctl(vcpu_fd, KVM_GET_CPUID2, table) < 0)
+		return error_errno(err, "KVM does not give back the CPUID table");
+	cpuid_drop_empty(table);
+	return 0;
+}
+
 struct kvm_cpuid_entry2 *cpuid_find(struct cpuid_table *table, uint32_t leaf, uint32_t subleaf)
 {
 	for (uint32_t i = 0; i < table->head.nent; i++) {

@@ -177,9 +177,8 @@ static int set_state(struct vcpu *vcpu, struct vcpu_state *state, struct error *
 static int set_cpuid(struct vcpu *vcpu, struct vcpu_state *state, struct cpuid_table *host,
 		     struct error *err)
 {
-	host->head.nent = CPUID_MAX_ENTRIES;
-	if (ioctl(vcpu->fd, KVM_GET_CPUID2, host) < 0)
-		return error_errno(err, "vCPU %u: KVM does not say its CPUID table", vcpu->index);
+	if (cpuid_get_shown(vcpu->fd, host, err) < 0)
+		return error_prefix(err, "vCPU %u", vcpu->index);
 	if (cpuid_check_supported(&state->cpuid, host, err) < 0)
 		return error_prefix(err, "section " VCPU_STATE_SECTION " %u", vcpu->index);
 	/* The same host, as a rule: and the call is a slow one where CPUID is an exit. */

@@ -150,12 +150,12 @@ static int get_state(struct vcpu *vcpu, struct vcpu_state *state, struct error *
 		{ KVM_GET_XCRS, &state->xcrs, "extended control registers" },
 		{ KVM_GET_DEBUGREGS, &state->debug, "debug registers" },
 		{ KVM_GET_LAPIC, &state->lapic, "local APIC" },
-		{ KVM_GET_CPUID2, &state->cpuid, "CPUID table" },
 	};
 	int result;
 
 	memset(state, 0, sizeof(*state));
-	state->cpuid.head.nent = CPUID_MAX_ENTRIES;
+	if (cpuid_get_shown(vcpu->fd, &state->cpuid, err) < 0)
+		return error_prefix(err, "vCPU %u", vcpu->index);
 	for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
 		if (ioctl(vcpu->fd, parts[i].request, parts[i].out) < 0)
 			return error_errno(err, "vCPU %u: cannot read its %s", vcpu->index,

@@ -28,6 +28,12 @@ struct cpuid_topology {
 /* All that KVM supports on this host. */
 int cpuid_get_supported(int kvm_fd, struct cpuid_table *table, struct error *err);
 
+/* What a vCPU was given, as KVM gives it back. */
+int cpuid_get_shown(int vcpu_fd, struct cpuid_table *table, struct error *err);
+
+/* Drops the entries at the end that nothing was written to: a table was all zeros before. */
+void cpuid_drop_empty(struct cpuid_table *table);
+
 /* The parts that are the same for all vCPUs of a machine. Once per machine. */
 void cpuid_set_machine(struct cpuid_table *table, const struct cpuid_topology *topology);
 

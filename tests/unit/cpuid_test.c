@@ -154,6 +154,28 @@ Test(cpuid, each_vcpu_sees_its_own_apic_id_everywhere)
 	}
 }
 
+/* Linux 6.1 says of a vCPU's table that it is as long as the room for it. */
+Test(cpuid, entries_that_nobody_wrote_are_dropped)
+{
+	static struct cpuid_table table;
+	uint32_t count;
+
+	memcpy(&table, host(VENDOR_AMD), sizeof(table));
+	/* A leaf that is all zeros but for its number stays. */
+	add(&table, 0x80000002, 0, false, 0, 0, 0, 0);
+	count = table.head.nent;
+	table.head.nent = CPUID_MAX_ENTRIES;
+	cpuid_drop_empty(&table);
+	cr_assert_eq(table.head.nent, count);
+	cpuid_drop_empty(&table);
+	cr_assert_eq(table.head.nent, count);
+
+	memset(&table, 0, sizeof(table));
+	table.head.nent = CPUID_MAX_ENTRIES;
+	cpuid_drop_empty(&table);
+	cr_assert_eq(table.head.nent, 0);
+}
+
 Test(cpuid, a_full_table_is_not_overrun)
 {
 	struct cpuid_topology topology = { .vcpu_count = 2 };
