@@ -166,7 +166,7 @@ static const struct step {
 
 static int complain(const struct error *err, int exit_code)
 {
-	fprintf(stderr, "mayfly-jailer: %s\n", err->message);
+	error_print("mayfly-jailer", err);
 	return exit_code;
 }
 

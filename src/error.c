@@ -63,3 +63,23 @@ int error_prefix(struct error *err, const char *format, ...)
 	snprintf(err->message + used, sizeof(err->message) - used, ": %s", inner);
 	return -err->code;
 }
+
+void error_print(const char *program, const struct error *err)
+{
+	char line[ERROR_MESSAGE_BYTES];
+	unsigned char previous = 0;
+
+	memcpy(line, err->message, sizeof(line));
+	for (char *at = line; *at; at++) {
+		unsigned char byte = (unsigned char)*at;
+		/* U+0080 to U+009F. */
+		bool is_c1 = previous == 0xc2 && byte >= 0x80 && byte < 0xa0;
+
+		if (byte < ' ' || byte == 0x7f || is_c1)
+			*at = '?';
+		if (is_c1)
+			at[-1] = '?';
+		previous = byte;
+	}
+	fprintf(stderr, "%s: %s\n", program, line);
+}

@@ -36,7 +36,7 @@ struct process {
 
 static int complain(const struct error *err, int exit_code)
 {
-	fprintf(stderr, "mayfly: %s\n", err->message);
+	error_print("mayfly", err);
 	return exit_code;
 }
 
@@ -269,6 +269,9 @@ int main(int argc, char **argv)
 	case OPTIONS_RUN_HELP:
 		options_print_run_help();
 		break;
+	case OPTIONS_MERGE_HELP:
+		options_print_merge_help();
+		break;
 	case OPTIONS_VERSION:
 		printf("Mayfly v%s\n", MAYFLY_VERSION);
 		break;
@@ -287,6 +290,11 @@ int main(int argc, char **argv)
 	case OPTIONS_RUN:
 		exit_code = run_process(&options, &trace);
 		break;
+	}
+	/* What was printed may have found a full disk. */
+	if (exit_code == VMM_EXIT_OK && fflush(stdout) != 0) {
+		error_errno(&err, "standard output cannot be written");
+		exit_code = complain(&err, VMM_EXIT_ERROR);
 	}
 	config_vm_clear(&options.config);
 	return exit_code;

@@ -23,7 +23,7 @@ enum {
 	OPT_NOT_YET,
 };
 
-static const struct option long_options[] = {
+const struct option options_monitor_known[] = {
 	OPTIONS_COMMON,
 	{ "api-sock", required_argument, NULL, OPT_API_SOCK },
 	{ "no-api", no_argument, NULL, OPT_NO_API },
@@ -49,6 +49,7 @@ void options_print_help(void)
 	      "  mayfly run --kernel KERNEL ...   boot a guest on this terminal (mayfly run --help)\n"
 	      "  mayfly [options]                 wait for clients of the REST API, or start a config file\n"
 	      "  mayfly merge-memory BASE DIFF    copy a diff snapshot's memory into that of the snapshot before\n"
+	      "  mayfly help [run|merge-memory]   what can be said to each\n"
 	      "\n"
 	      "The API:\n"
 	      "  --api-sock PATH      listen on this Unix socket (default " OPTIONS_DEFAULT_SOCKET
@@ -97,6 +98,21 @@ void options_print_help(void)
 	      "  --help, --version\n"
 	      "\n"
 	      "A guest with curl, step by step: see the README and mayfly(1).\n",
+	      stdout);
+}
+
+void options_print_merge_help(void)
+{
+	fputs("Copies what the memory file of a diff snapshot holds into that of the snapshot before it, which then goes\n"
+	      "with the diff's state file.\n"
+	      "\n"
+	      "  mayfly merge-memory BASE DIFF\n"
+	      "\n"
+	      "  BASE                 the memory file of the snapshot before: it is changed\n"
+	      "  DIFF                 the memory file of the diff: it is read only, and not needed afterwards\n"
+	      "\n"
+	      "Diffs are merged in the order in which they were made. No microVM may run from BASE meanwhile. When a\n"
+	      "merge was interrupted, no load takes BASE until the same merge is repeated.\n",
 	      stdout);
 }
 
@@ -228,7 +244,7 @@ static int parse_monitor(struct options *options, int argc, char **argv, struct 
 	optind = 1;
 	opterr = 0;
 	while (result == 0 &&
-	       (code = getopt_long(argc, argv, "+:hV", long_options, &index)) != -1) {
+	       (code = getopt_long(argc, argv, "+:hV", options_monitor_known, &index)) != -1) {
 		if (options_take_common(options, code, optarg))
 			continue;
 		switch (code) {
@@ -262,7 +278,7 @@ static int parse_monitor(struct options *options, int argc, char **argv, struct 
 						  &options->start_time_us, err);
 			break;
 		case OPT_IGNORED_NUMBER:
-			snprintf(name, sizeof(name), "--%s", long_options[index].name);
+			snprintf(name, sizeof(name), "--%s", options_monitor_known[index].name);
 			result = arguments_number(name, optarg, 0, UINT64_MAX, &ignored, err);
 			break;
 		case OPT_SNAPSHOT_VERSION:
@@ -278,18 +294,15 @@ static int parse_monitor(struct options *options, int argc, char **argv, struct 
 			return error_set(
 				err, EINVAL,
 				"--%s is not supported by this version of Mayfly: leave it out.",
-				long_options[index].name);
+				options_monitor_known[index].name);
 		default:
-			return arguments_refuse(code, argv, long_options, "mayfly --help", err);
+			return options_refuse(code, argv, false, err);
 		}
 	}
 	if (result < 0)
 		return result;
 	if (optind < argc)
-		return error_set(
-			err, EINVAL,
-			"'%s' is not an option. To boot a kernel on this terminal type: mayfly run --kernel %s",
-			argv[optind], argv[optind]);
+		return options_refuse_word(argv[optind], err);
 	if (options->describe_snapshot)
 		options->command = OPTIONS_DESCRIBE_SNAPSHOT;
 	else if (options->json)
@@ -311,17 +324,44 @@ static int parse_monitor(struct options *options, int argc, char **argv, struct 
 
 static int parse_merge(struct options *options, int argc, char **argv, struct error *err)
 {
-	if (argc == 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
-		options->command = OPTIONS_HELP;
+	static const struct option known[] = { { "help", no_argument, NULL, 'h' },
+					       { "version", no_argument, NULL, 'V' },
+					       { 0 } };
+	int code;
+
+	optind = 0; /* from the beginning, in GNU's way */
+	opterr = 0;
+	while ((code = getopt_long(argc, argv, "+:hV", known, NULL)) != -1) {
+		if (code != 'h' && code != 'V')
+			return arguments_refuse(code, argv, known, "mayfly merge-memory --help",
+						err);
+		options->command = code == 'h' ? OPTIONS_MERGE_HELP : OPTIONS_VERSION;
 		return 0;
 	}
-	if (argc != 3)
+	if (argc - optind != 2)
 		return error_set(
 			err, EINVAL,
 			"Two files are needed, the memory file to change and the diff: mayfly merge-memory BASE DIFF");
 	options->command = OPTIONS_MERGE_MEMORY;
-	options->merge_base = argv[1];
-	options->merge_diff = argv[2];
+	options->merge_base = argv[optind];
+	options->merge_diff = argv[optind + 1];
+	return 0;
+}
+
+/* help, help run, help merge-memory */
+static int parse_help(struct options *options, int argc, char **argv, struct error *err)
+{
+	if (argc < 2)
+		options->command = OPTIONS_HELP;
+	else if (strcmp(argv[1], "run") == 0)
+		options->command = OPTIONS_RUN_HELP;
+	else if (strcmp(argv[1], "merge-memory") == 0)
+		options->command = OPTIONS_MERGE_HELP;
+	else
+		return error_set(
+			err, EINVAL,
+			"There is help for run and merge-memory (mayfly help run), and for mayfly as a whole (mayfly help), not for '%s'.",
+			argv[1]);
 	return 0;
 }
 
@@ -335,9 +375,7 @@ int options_parse(struct options *options, int argc, char **argv, struct error *
 	}
 	if (argc > 1 && strcmp(argv[1], "merge-memory") == 0)
 		return parse_merge(options, argc - 1, argv + 1, err);
-	if (argc > 1 && strcmp(argv[1], "help") == 0) {
-		options->command = OPTIONS_HELP;
-		return 0;
-	}
+	if (argc > 1 && strcmp(argv[1], "help") == 0)
+		return parse_help(options, argc - 1, argv + 1, err);
 	return parse_monitor(options, argc, argv, err);
 }

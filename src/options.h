@@ -4,6 +4,7 @@
  *   mayfly [options]          a monitor for clients of the REST API, or of a config file
  *   mayfly run --kernel ...   a guest on this terminal, for people
  *   mayfly merge-memory ...   a diff snapshot's memory into that of the snapshot before
+ *   mayfly help [COMMAND]
  */
 #ifndef MAYFLY_SRC_OPTIONS_H
 #define MAYFLY_SRC_OPTIONS_H
@@ -18,6 +19,7 @@ enum options_command {
 	OPTIONS_RUN,
 	OPTIONS_HELP,
 	OPTIONS_RUN_HELP,
+	OPTIONS_MERGE_HELP,
 	OPTIONS_VERSION,
 	OPTIONS_SNAPSHOT_VERSION,
 	OPTIONS_DESCRIBE_SNAPSHOT,
@@ -52,5 +54,6 @@ int options_parse(struct options *options, int argc, char **argv, struct error *
 
 void options_print_help(void);
 void options_print_run_help(void);
+void options_print_merge_help(void);
 
 #endif

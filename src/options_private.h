@@ -1,4 +1,5 @@
-/* What the two command lines (options.c, options_run.c) share. */
+/* What the two command lines (options.c, options_run.c) and their refusals (options_refuse.c)
+ * share. */
 #ifndef MAYFLY_SRC_OPTIONS_PRIVATE_H
 #define MAYFLY_SRC_OPTIONS_PRIVATE_H
 
@@ -43,6 +44,15 @@ bool options_take_common(struct options *options, int code, const char *argument
 
 /* What can be wrong in the values of OPTIONS_COMMON without looking at any file. */
 int options_check_common(const struct options *options, struct error *err);
+
+/* The long options of both command lines. */
+extern const struct option options_monitor_known[], options_run_known[];
+
+/* What getopt_long refused, of `mayfly run` or of the monitor. */
+int options_refuse(int code, char **argv, bool run, struct error *err);
+
+/* A word that is neither an option nor, as the first one, a command. */
+int options_refuse_word(const char *word, struct error *err);
 
 int options_parse_run(struct options *options, int argc, char **argv, struct error *err);
 

@@ -21,7 +21,7 @@ enum {
 	OPT_API_SOCK,
 };
 
-static const struct option long_options[] = {
+const struct option options_run_known[] = {
 	OPTIONS_COMMON,
 	{ "kernel", required_argument, NULL, OPT_KERNEL },
 	{ "initrd", required_argument, NULL, OPT_INITRD },
@@ -258,7 +258,8 @@ int options_parse_run(struct options *options, int argc, char **argv, struct err
 	config_machine_defaults(&config->machine);
 	optind = 1;
 	opterr = 0;
-	while (result == 0 && (code = getopt_long(argc, argv, "+:hV", long_options, NULL)) != -1) {
+	while (result == 0 &&
+	       (code = getopt_long(argc, argv, "+:hV", options_run_known, NULL)) != -1) {
 		if (options_take_common(options, code, optarg))
 			continue;
 		switch (code) {
@@ -291,7 +292,7 @@ int options_parse_run(struct options *options, int argc, char **argv, struct err
 			options->api_socket = optarg;
 			break;
 		default:
-			return arguments_refuse(code, argv, long_options, "mayfly run --help", err);
+			return options_refuse(code, argv, true, err);
 		}
 	}
 	if (result < 0)

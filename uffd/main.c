@@ -43,7 +43,7 @@ static int open_socket(const char *path, struct error *err)
 
 static void complain(const struct error *err)
 {
-	fprintf(stderr, "mayfly-uffd: %s\n", err->message);
+	error_print("mayfly-uffd", err);
 }
 
 /* The whole life of a process that serves one monitor; returns its exit status. */

@@ -12,8 +12,6 @@ enum {
 	OPTION_RECORD_MS,
 	OPTION_AROUND_KIB,
 	OPTION_FILL,
-	OPTION_HELP,
-	OPTION_VERSION,
 };
 
 static const struct option known[] = {
@@ -23,8 +21,8 @@ static const struct option known[] = {
 	{ "record-ms", required_argument, NULL, OPTION_RECORD_MS },
 	{ "around-kib", required_argument, NULL, OPTION_AROUND_KIB },
 	{ "fill", no_argument, NULL, OPTION_FILL },
-	{ "help", no_argument, NULL, OPTION_HELP },
-	{ "version", no_argument, NULL, OPTION_VERSION },
+	{ "help", no_argument, NULL, 'h' },
+	{ "version", no_argument, NULL, 'V' },
 	{ 0 },
 };
 
@@ -61,10 +59,10 @@ static int take_option(struct handler_options *options, int code, char **argv, s
 	case OPTION_FILL:
 		options->fill = true;
 		return 0;
-	case OPTION_HELP:
+	case 'h':
 		options->command = HANDLER_HELP;
 		return 0;
-	case OPTION_VERSION:
+	case 'V':
 		options->command = HANDLER_VERSION;
 		return 0;
 	default:
@@ -80,7 +78,7 @@ int handler_options_parse(struct handler_options *options, int argc, char **argv
 					      .around_bytes = HANDLER_AROUND_KIB * KIB };
 	opterr = 0;
 	optind = 0; /* from the beginning, in GNU's way */
-	while ((code = getopt_long(argc, argv, ":", known, NULL)) != -1) {
+	while ((code = getopt_long(argc, argv, ":hV", known, NULL)) != -1) {
 		int result = take_option(options, code, argv, err);
 
 		if (result < 0 || options->command != HANDLER_RUN)
@@ -88,7 +86,8 @@ int handler_options_parse(struct handler_options *options, int argc, char **argv
 	}
 	if (optind < argc)
 		return error_set(err, EINVAL,
-				 "What is '%s' for? " HANDLER_HELP_COMMAND " lists all options.",
+				 "'%s' is not an option. " HANDLER_HELP_COMMAND
+				 " lists all options.",
 				 argv[optind]);
 	if (!options->socket || !options->memory_file)
 		return error_set(err, EINVAL,

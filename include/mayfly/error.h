@@ -28,4 +28,10 @@ int error_errno(struct error *err, const char *format, ...) PRINTF_FORMAT(2, 3);
 /* Puts "<text>: " in front of the message that is there. Returns -err->code. */
 int error_prefix(struct error *err, const char *format, ...) PRINTF_FORMAT(2, 3);
 
+/*
+ * Prints "PROGRAM: MESSAGE" to standard error, as one line: a terminal would obey control
+ * characters in the names and values that a message quotes, and they become question marks.
+ */
+void error_print(const char *program, const struct error *err);
+
 #endif

@@ -23,7 +23,15 @@ static int read_snapshot(struct state_file *file, struct description *out, struc
 	if (result < 0)
 		return result;
 	state_get_string(&section, out->mayfly_version, sizeof(out->mayfly_version));
+	/* It is printed: a terminal would obey some bytes, and JSON cannot hold others. */
+	for (const char *at = out->mayfly_version; *at; at++) {
+		if (*at <= ' ' || *at > '~')
+			state_refuse(&section, "version", "it has characters that no version has");
+	}
 	out->created_ns = state_get_u64(&section);
+	if (out->created_ns > INT64_MAX)
+		state_refuse(&section, "time", "it is %llu ns, after all times",
+			     (unsigned long long)out->created_ns);
 	return state_done(&section, err);
 }
 
@@ -37,6 +45,9 @@ static int read_memory(struct state_file *file, struct description *out, struct 
 	if (result < 0)
 		return result;
 	out->memory_bytes = state_get_u64(&section);
+	if (out->memory_bytes > CONFIG_MAX_MEMORY_MIB * MIB)
+		state_refuse(&section, "size", "it is %llu bytes, more than a microVM can have",
+			     (unsigned long long)out->memory_bytes);
 	state_get_bytes(&section, id, sizeof(id));
 	for (size_t i = 0; i < sizeof(id); i++)
 		snprintf(out->memory_id + 2 * i, 3, "%02x", id[i]);
@@ -85,10 +96,14 @@ static int print_json(const struct state_file *file, const struct description *w
 				 "created_ns", (json_int_t)what->created_ns, "memory_bytes",
 				 (json_int_t)what->memory_bytes, "memory_id", what->memory_id,
 				 "config", what->config, "sections", describe_sections(file));
-	int failed = !json || json_dumpf(json, out, JSON_INDENT(1)) < 0 || fputc('\n', out) < 0;
+	char *text = json ? json_dumps(json, JSON_INDENT(1)) : NULL;
 
 	json_decref(json);
-	return failed ? error_set(err, EIO, "the description cannot be written") : 0;
+	if (!text)
+		return error_set(err, ENOMEM, "no memory for the description");
+	fprintf(out, "%s\n", text);
+	free(text);
+	return 0;
 }
 
 static size_t count(const struct description *what, const char *key)
@@ -96,8 +111,7 @@ static size_t count(const struct description *what, const char *key)
 	return json_array_size(json_object_get(what->config, key));
 }
 
-static int print_text(const struct state_file *file, const struct description *what, FILE *out,
-		      struct error *err)
+static void print_text(const struct state_file *file, const struct description *what, FILE *out)
 {
 	const json_t *machine = json_object_get(what->config, "machine-config");
 	time_t seconds = (time_t)(what->created_ns / 1000000000);
@@ -120,7 +134,6 @@ static int print_text(const struct state_file *file, const struct description *w
 		fprintf(out, "%-16s %-16s %7u %8u\n", entry->section, entry->instance,
 			entry->version, entry->body_bytes);
 	}
-	return ferror(out) ? error_set(err, EIO, "the description cannot be written") : 0;
 }
 
 int snapshot_describe(const char *state_path, bool json, FILE *out, struct error *err)
@@ -138,9 +151,13 @@ int snapshot_describe(const char *state_path, bool json, FILE *out, struct error
 		result = snapshot_read_config(&file, &what.config, err);
 	if (result < 0)
 		result = error_prefix(err, "state file %s", state_path);
+	else if (json)
+		result = print_json(&file, &what, out, err);
 	else
-		result = json ? print_json(&file, &what, out, err)
-			      : print_text(&file, &what, out, err);
+		print_text(&file, &what, out);
+	/* What a full disk has no room for is noticed only now. */
+	if (result == 0 && (fflush(out) != 0 || ferror(out)))
+		result = error_errno(err, "the description cannot be written");
 	json_decref(what.config);
 	state_file_close(&file);
 	return result;

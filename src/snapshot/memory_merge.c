@@ -140,12 +140,25 @@ static int set_mark(const struct merge_file *base, const struct merge_file *diff
 	return 0;
 }
 
+/* Otherwise the second lock would be said to be somebody else's. */
+static int check_two_files(const char *base_path, const char *diff_path, struct error *err)
+{
+	struct stat base, diff;
+
+	if (stat(base_path, &base) == 0 && stat(diff_path, &diff) == 0 &&
+	    base.st_dev == diff.st_dev && base.st_ino == diff.st_ino)
+		return error_set(err, EINVAL, "%s and %s are the same file", base_path, diff_path);
+	return 0;
+}
+
 int memory_file_merge(const char *base_path, const char *diff_path, struct error *err)
 {
 	struct merge_file base = { .path = base_path, .fd = -1 };
 	struct merge_file diff = { .path = diff_path, .fd = -1 };
-	int result;
+	int result = check_two_files(base_path, diff_path, err);
 
+	if (result < 0)
+		return result;
 	result = open_one(&base, O_RDWR, LOCK_EX, err);
 	if (result < 0)
 		result = error_prefix(err, "memory file %s", base_path);

@@ -2,11 +2,15 @@
  * State files with hostile bytes: nothing in one may break what reads it. The input is a state file
  * whose checksums are put right before it is read, so that the fuzzer reaches the fields; once as
  * it is, too. What needs no KVM is read: the frame, what describes a snapshot, the configuration,
- * and each vCPU's state, whose processor is held against that of another vCPU.
+ * and each vCPU's state, whose processor is held against that of another vCPU. And all of it is
+ * described (--describe-snapshot), in words that are fit for a terminal and in JSON.
  *
  * device_state_fuzz.c does the same with the devices, state_file_fuzz.c with the frame alone.
  */
+#include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "mayfly/config.h"
 #include "mayfly/snapshot.h"
@@ -149,6 +153,49 @@ static void read_file(const uint8_t *bytes, size_t size)
 	state_file_close(&file);
 }
 
+/* Lines of text, whatever the file says of itself: a terminal obeys other bytes. */
+static void require_lines(const char *text)
+{
+	for (; *text; text++)
+		require(*text == '\n' || (*text >= ' ' && *text <= '~'));
+}
+
+static void describe(const char *path, bool in_json)
+{
+	struct error err = { 0 };
+	size_t length = 0;
+	char *text = NULL;
+	FILE *out = open_memstream(&text, &length);
+
+	require(out);
+	if (snapshot_describe(path, in_json, out, &err) < 0) {
+		require(fclose(out) == 0 && length == 0 && err.message[0] != '\0');
+	} else {
+		json_t *json;
+
+		require(fclose(out) == 0 && strlen(text) == length);
+		if (!in_json)
+			require_lines(text);
+		json = in_json ? json_loads(text, 0, NULL) : NULL;
+		require(!in_json || json_integer_value(json_object_get(json, "memory_bytes")) >= 0);
+		json_decref(json);
+	}
+	free(text);
+}
+
+static void describe_file(const uint8_t *bytes, size_t size)
+{
+	static int fd = -1;
+	char path[32];
+
+	if (fd < 0)
+		fd = memfd_create("state", MFD_CLOEXEC);
+	require(fd >= 0 && ftruncate(fd, 0) == 0 && pwrite(fd, bytes, size, 0) == (ssize_t)size);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	describe(path, false);
+	describe(path, true);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	uint8_t *bytes = malloc(size + 1);
@@ -158,6 +205,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	read_file(bytes, size);
 	mend(bytes, size);
 	read_file(bytes, size);
+	describe_file(bytes, size);
 	free(bytes);
 	return 0;
 }

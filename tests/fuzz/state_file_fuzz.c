@@ -1,15 +1,18 @@
 /*
  * The files of a snapshot that come from an enemy, before any device looks at them: the frame of a
- * state file and its sections, a working set, memory files and their merge. The first byte chooses
- * which, and whether checksums are made right, behind which most of the checks lie. Whatever comes:
- * nothing crashes or leaks, what is accepted lies within the file, written anew it is the same
- * file, and what is refused says why.
+ * state file and its sections, a working set, memory files and their merge; and the two files of a
+ * fork's memory. The first byte chooses which, and whether checksums are made right, behind which
+ * most of the checks lie. Whatever comes: nothing crashes or leaks, what is accepted lies within
+ * the file, written anew it is the same file, and what is refused says why.
  */
 #include <stdio.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "fuzz_input.h"
+#include "mayfly/layout.h"
+#include "mayfly/memory.h"
 #include "mayfly/working_set.h"
 #include "src/snapshot/frame.h"
 #include "src/snapshot/memory_tail.h"
@@ -22,6 +25,7 @@ enum kind {
 	KIND_WORKING_SET,
 	KIND_MEMORY,
 	KIND_MERGE,
+	KIND_FORK,
 	KIND_COUNT
 };
 
@@ -216,12 +220,185 @@ static void fuzz_merge(const int fds[2], char paths[2][32])
 	FUZZ_CHECK(lseek(fds[0], 0, SEEK_END) == before && lseek(fds[1], 0, SEEK_END) == diff);
 }
 
+/*
+ * A fork's memory: a base, and the parent's own pages with their record, as the input has them. Of
+ * the pages only the first bytes are looked at.
+ */
+
+#define FORK_PAGES	70 /* the last word of the record is not all of it pages */
+#define FORK_BIG_BYTES	(LAYOUT_MMIO_GAP_START + FORK_PAGES * PAGE_SIZE_BYTES)
+#define FORK_WORDS_MAX	4
+#define FORK_VALUE_BASE 1
+#define FORK_VALUE_OWN	2
+
+struct fork_files {
+	uint64_t memory_bytes;
+	uint64_t words[FORK_WORDS_MAX]; /* of the record that are not 0 */
+	uint64_t bits[FORK_WORDS_MAX];
+	unsigned int count;
+	int base, own;
+};
+
+static void put_page(int fd, uint64_t page, uint8_t value)
+{
+	FUZZ_CHECK(pwrite(fd, &value, 1, (off_t)(page * PAGE_SIZE_BYTES)) == 1);
+}
+
+static uint64_t pages_of(const struct fork_files *files)
+{
+	return files->memory_bytes / PAGE_SIZE_BYTES;
+}
+
+/* The record, and with it values of those pages, by which the base's and the own are told apart. */
+static void put_record(struct fork_files *files, struct fuzz_input *input)
+{
+	const uint64_t words = (pages_of(files) + 63) / 64;
+
+	while (files->count < FORK_WORDS_MAX && input_left(input)) {
+		uint16_t at = input_u16(input);
+		/* Those around the gap are as near as the first. */
+		uint64_t word = at & 0x8000 ? words - 1 - (at & 0x7fff) % words : at % words;
+		uint64_t bits = input_u8(input); /* few pages: each takes time */
+		unsigned int shift = input_u8(input) % 57;
+
+		for (unsigned int i = 0; i < files->count; i++) {
+			if (files->words[i] == word)
+				bits = 0;
+		}
+		bits <<= shift;
+		if (bits == 0)
+			continue;
+		FUZZ_CHECK(pwrite(files->own, &bits, sizeof(bits),
+				  (off_t)(files->memory_bytes + 8 * word)) == sizeof(bits));
+		for (unsigned int i = 0; i < 64; i++) {
+			if (bits >> i & 1 && 64 * word + i < pages_of(files))
+				put_page(files->own, 64 * word + i, FORK_VALUE_OWN);
+		}
+		files->words[files->count] = word;
+		files->bits[files->count++] = bits;
+	}
+}
+
+static bool is_recorded(const struct fork_files *files, uint64_t page)
+{
+	for (unsigned int i = 0; i < files->count; i++) {
+		if (files->words[i] == page / 64)
+			return files->bits[i] >> page % 64 & 1;
+	}
+	return false;
+}
+
+static const uint8_t *page_of(const struct memory *memory, uint64_t page)
+{
+	uint64_t offset = page * PAGE_SIZE_BYTES;
+
+	return offset < memory->regions[0].size_bytes
+		       ? memory->regions[0].hva + offset
+		       : memory->regions[1].hva + (offset - memory->regions[0].size_bytes);
+}
+
+/* Each of the base and the own pages is in its place, but the page `changed`. */
+static void check_fork(const struct fork_files *files, const struct memory *memory,
+		       uint64_t changed)
+{
+	uint64_t pages = pages_of(files), first = pages > 2 * FORK_PAGES ? pages - FORK_PAGES : 0;
+
+	for (uint64_t page = first; page < pages; page++) {
+		uint8_t value = is_recorded(files, page) ? FORK_VALUE_OWN : FORK_VALUE_BASE;
+
+		FUZZ_CHECK(memory_is_own(memory, page * PAGE_SIZE_BYTES) ==
+			   (is_recorded(files, page) || page == changed));
+		FUZZ_CHECK(*page_of(memory, page) == (page == changed ? (uint8_t)~value : value));
+	}
+	for (unsigned int i = 0; i < files->count; i++) {
+		for (uint64_t page = 64 * files->words[i];
+		     page < 64 * files->words[i] + 64 && page < pages; page++) {
+			if (is_recorded(files, page) && page != changed)
+				FUZZ_CHECK(*page_of(memory, page) == FORK_VALUE_OWN);
+		}
+	}
+}
+
+/* What was made of the files can be forked in turn, with a page more. */
+static void fork_again(const struct fork_files *files, struct memory *memory, uint64_t changed)
+{
+	uint8_t *page = (uint8_t *)(uintptr_t)page_of(memory, changed);
+	struct error err = { 0 };
+	struct memory second;
+	uint64_t copied;
+
+	*page = (uint8_t) ~*page;
+	memory_mark_dirty(memory, page, 1);
+	FUZZ_CHECK(memory_fork(memory, &copied, &err) == 0 && copied >= PAGE_SIZE_BYTES);
+	FUZZ_CHECK(memory_create(&second, files->memory_bytes, HUGE_PAGES_NONE, &err) == 0);
+	FUZZ_CHECK(memory_map_forked(&second, dup(memory->base_fd), memory->own_fd, &err) == 0);
+	check_fork(files, &second, changed);
+	memory_destroy(&second);
+}
+
+/* What the two files are; false: they cannot be taken. */
+static bool make_files(struct fork_files *files, uint8_t how, struct fuzz_input *input)
+{
+	uint64_t pages = pages_of(files);
+
+	files->base = memfd_create("base", MFD_CLOEXEC | (how & 2 ? 0 : MFD_ALLOW_SEALING));
+	files->own = memfd_create("own", MFD_CLOEXEC);
+	FUZZ_CHECK(ftruncate(files->base, (off_t)files->memory_bytes) == 0 &&
+		   ftruncate(files->own, (off_t)(files->memory_bytes + (pages + 63) / 64 * 8)) ==
+			   0);
+	for (uint64_t page = pages - FORK_PAGES; page < pages; page++)
+		put_page(files->base, page, FORK_VALUE_BASE);
+	put_record(files, input);
+	if (how & 4) /* anywhere: in the pages, or in the record */
+		FUZZ_CHECK(ftruncate(files->own, (off_t)(files->memory_bytes - 64 * KIB +
+							 input_u32(input) % (64 * KIB + 8))) == 0);
+	if (how & 8)
+		FUZZ_CHECK(ftruncate(files->base,
+				     (off_t)(files->memory_bytes - 1 - input_u16(input))) == 0);
+	if (how & 0x10) { /* no file at all */
+		close(files->own);
+		files->own = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	}
+	return (how & 0x1e) == 0;
+}
+
+static void fuzz_fork(struct fuzz_input *input)
+{
+	uint8_t how = input_u8(input);
+	uint64_t changed = input_u16(input) % FORK_PAGES;
+	struct fork_files files = {
+		.memory_bytes = how & 1 ? FORK_BIG_BYTES : FORK_PAGES * PAGE_SIZE_BYTES,
+	};
+	bool good = make_files(&files, how, input);
+	struct error err = { 0 };
+	struct memory memory;
+	void *writer = MAP_FAILED;
+
+	if (how & 0x20 && !(how & 8)) { /* somebody has the base mapped for writing */
+		writer = mmap(NULL, PAGE_SIZE_BYTES, PROT_WRITE, MAP_SHARED, files.base, 0);
+		good = false;
+	}
+	FUZZ_CHECK(memory_create(&memory, files.memory_bytes, HUGE_PAGES_NONE, &err) == 0);
+	if (memory_map_forked(&memory, files.base, files.own, &err) == 0) {
+		FUZZ_CHECK(good);
+		check_fork(&files, &memory, UINT64_MAX);
+		fork_again(&files, &memory, pages_of(&files) - FORK_PAGES + changed);
+	} else {
+		FUZZ_CHECK(!good && err.message[0]);
+	}
+	memory_destroy(&memory);
+	if (writer != MAP_FAILED)
+		munmap(writer, PAGE_SIZE_BYTES);
+	close(files.own);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t length)
 {
 	static uint8_t bytes[FILE_BYTES];
 	static int fds[2] = { -1, -1 };
 	struct fuzz_input input = { data, length };
 	uint8_t how = input_u8(&input);
+	enum kind kind = (how & 0x7f) % KIND_COUNT;
 	bool right = how & 0x80;
 	char paths[2][32];
 
@@ -231,10 +408,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t length)
 		FUZZ_CHECK(fds[i] >= 0);
 		snprintf(paths[i], sizeof(paths[i]), "/proc/self/fd/%d", fds[i]);
 	}
-	if (how % KIND_COUNT >= KIND_MEMORY) {
+	if (kind == KIND_FORK) {
+		fuzz_fork(&input);
+		return 0;
+	}
+	if (kind >= KIND_MEMORY) {
 		put_memory_file(fds[0], &input, right);
 		put_memory_file(fds[1], &input, right);
-		if (how % KIND_COUNT == KIND_MEMORY)
+		if (kind == KIND_MEMORY)
 			fuzz_memory(paths[0], &input);
 		else
 			fuzz_merge(fds, paths);
@@ -244,7 +425,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t length)
 	memcpy(bytes, input.data, length);
 	if (right)
 		repair(bytes, length);
-	if (how % KIND_COUNT == KIND_STATE) {
+	if (kind == KIND_STATE) {
 		fuzz_state(bytes, length, how);
 	} else {
 		FUZZ_CHECK(ftruncate(fds[0], 0) == 0 &&

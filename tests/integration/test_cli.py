@@ -39,7 +39,23 @@ class TestHelp:
         for option in ("--kernel", "--initrd", "--drive", "--cpus", "--mem", "Ctrl-A x"):
             assert option in result.stdout
 
-    @pytest.mark.parametrize("arguments", [["--version"], ["-V"], ["run", "--version"]])
+    @pytest.mark.parametrize("arguments", [["merge-memory", "--help"], ["merge-memory", "-h"], ["help", "merge-memory"]])
+    def test_help_of_merge_memory_is_its_own(self, workshop, arguments):
+        result = workshop.run(*arguments)
+        assert result.returncode == 0 and result.stderr == ""
+        assert "mayfly merge-memory BASE DIFF" in result.stdout and "--api-sock" not in result.stdout
+
+    def test_help_may_name_run(self, workshop):
+        assert workshop.run("help", "run").stdout == workshop.run("run", "--help").stdout
+
+    @pytest.mark.parametrize("arguments", ["--help", "--version", "run --help", "merge-memory --help", "--snapshot-version"])
+    def test_what_a_full_disk_has_no_room_for_is_an_error(self, program, arguments):
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run([program, *arguments.split()], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert done.returncode == ERROR
+        assert done.stderr == "mayfly: standard output cannot be written: No space left on device (os error 28)\n"
+
+    @pytest.mark.parametrize("arguments", [["--version"], ["-V"], ["run", "--version"], ["merge-memory", "--version"]])
     def test_version(self, workshop, arguments):
         result = workshop.run(*arguments)
         assert (result.returncode, result.stderr) == (0, "")
@@ -60,6 +76,13 @@ class TestWrongUse:
         (["-x"], ["-x", "--help"]),
         (["vmlinux"], ["'vmlinux' is not an option", "mayfly run --kernel vmlinux"]),
         (["--api-sock"], ["--api-sock needs a value"]),
+        (["audit-host"], ["'audit-host' is not a command", "scripts/audit-host"]),
+        (["describe-snapshot", "x"], ["mayfly --describe-snapshot"]),
+        (["--kernel", "x"], ["--kernel is an option of mayfly run", "mayfly run --kernel FILE"]),
+        (["run", "--prepare", "vcpu_count=1"], ["--prepare is no option of mayfly run", "mayfly --prepare"]),
+        (["merge-memory", "--force", "a", "b"], ["There is no option --force", "mayfly merge-memory --help"]),
+        (["merge-memory", "a"], ["Two files are needed", "mayfly merge-memory BASE DIFF"]),
+        (["help", "me"], ["mayfly help run", "not for 'me'"]),
         (["--no-api"], ["--no-api needs a microVM to start", "--config-file"]),
         (["--no-api=yes", "--config-file", "x"], ["--no-api takes no value"]),
         (["--http-api-max-payload-size", "0"], ["--http-api-max-payload-size", "whole number", "'0'"]),
@@ -92,6 +115,11 @@ class TestWrongUse:
         text = one_sentence(result)
         for word in words:
             assert word in text
+
+    def test_a_message_has_no_characters_that_a_terminal_obeys(self, workshop):
+        result = workshop.run("--describe-snapshot", "/missing\x1b[2J\nmayfly: all is well")
+        assert result.returncode == ERROR
+        assert "/missing?[2J?mayfly: all is well: " in one_sentence(result)
 
     def test_twenty_drives_are_too_many(self, workshop):
         disk = workshop.disk("disk", 512)

@@ -1,4 +1,5 @@
 #include <criterion/criterion.h>
+#include <criterion/redirect.h>
 #include <string.h>
 
 #include "mayfly/error.h"
@@ -52,4 +53,15 @@ Test(error, a_caller_may_want_the_number_only)
 	cr_assert_eq(error_errno(NULL, "x"), -EACCES);
 	cr_assert_eq(error_set(NULL, EIO, "x"), -EIO);
 	cr_assert_lt(error_prefix(NULL, "x"), 0);
+}
+
+/* Names out of files are quoted in messages. */
+Test(error, what_is_printed_is_one_line_without_control_characters, .init = cr_redirect_stderr)
+{
+	struct error err = { 0 };
+
+	error_set(&err, EINVAL, "field %s", "\x1b[2J\n\x7f gr\u00fcn \u20ac \xc2\x9b\u00a0");
+	error_print("program", &err);
+	fflush(stderr);
+	cr_assert_stderr_eq_str("program: field ?[2J?? gr\u00fcn \u20ac ??\u00a0\n");
 }

@@ -331,6 +331,8 @@ Test(memory_file, merging_what_does_not_belong_together_is_refused)
 	cr_assert(strstr(err.message, "holds 16 MiB of memory, and"), "%s", err.message);
 	cr_assert_eq(memory_file_merge("/nonexistent/f", diff_path, &err), -ENOENT);
 	cr_assert(strstr(err.message, "memory file /nonexistent/f: it cannot be opened"));
+	cr_assert_eq(memory_file_merge(diff_path, diff_path, &err), -EINVAL);
+	cr_assert(strstr(err.message, "are the same file"), "%s", err.message);
 	memory_destroy(&large);
 	memory_destroy(&memory);
 }

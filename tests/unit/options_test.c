@@ -144,8 +144,53 @@ Test(options, snapshots_are_described_and_merged)
 	cr_assert(strstr(bad("mayfly merge-memory a b c"), "Two files are needed"));
 }
 
+Test(options, merge_memory_has_options_of_its_own)
+{
+	cr_assert_eq(good("mayfly merge-memory --help").command, OPTIONS_MERGE_HELP);
+	cr_assert_eq(good("mayfly merge-memory -h a b").command, OPTIONS_MERGE_HELP);
+	cr_assert_eq(good("mayfly merge-memory --version").command, OPTIONS_VERSION);
+	cr_assert_str_eq(good("mayfly merge-memory -- -a b").merge_base, "-a");
+	cr_assert_str_eq(
+		bad("mayfly merge-memory --force a b"),
+		"There is no option --force. mayfly merge-memory --help lists all options.");
+	cr_assert(strstr(bad("mayfly merge-memory"), "Two files are needed"));
+}
+
+Test(options, an_option_of_the_other_command_line_is_found_there)
+{
+	cr_assert(
+		strstr(bad("mayfly run --prepare vcpu_count=1 --kernel k"),
+		       "--prepare is no option of mayfly run, which boots a guest at once, but of "
+		       "mayfly without 'run': mayfly --prepare ..."));
+	cr_assert(strstr(bad("mayfly run --config-file=x"),
+			 "mayfly --config-file ... (mayfly --help)"));
+	cr_assert(strstr(bad("mayfly --kernel=vmlinux"),
+			 "--kernel is an option of mayfly run: mayfly run --kernel FILE"));
+	cr_assert(strstr(bad("mayfly --mem 1G"), "--mem is an option of mayfly run"));
+	cr_assert(strstr(bad("mayfly run --kernel k --colour"), "There is no option --colour"));
+	cr_assert(strstr(bad("mayfly run --no-seccomp=x"), "--no-seccomp takes no value"));
+}
+
+Test(options, a_word_that_is_no_command_says_where_it_leads)
+{
+	cr_assert(strstr(bad("mayfly audit-host"), "scripts/audit-host"));
+	cr_assert_null(strstr(bad("mayfly audit-host"), "--kernel"));
+	cr_assert(strstr(bad("mayfly jailer"), "mayfly-jailer --help"));
+	cr_assert(strstr(bad("mayfly mayfly-uffd"), "mayfly-uffd --help"));
+	cr_assert(strstr(bad("mayfly snapshot"), "PUT /snapshot/create"));
+	cr_assert(strstr(bad("mayfly describe-snapshot /s"),
+			 "an option: mayfly --describe-snapshot"));
+	cr_assert(strstr(bad("mayfly version"), "an option: mayfly --version"));
+	cr_assert(strstr(bad("mayfly --id a run"), "'run' comes first"));
+	cr_assert(
+		strstr(bad("mayfly vmlinux"), "no command: there are run, merge-memory and help"));
+}
+
 Test(options, help_and_version)
 {
+	cr_assert_eq(good("mayfly help run").command, OPTIONS_RUN_HELP);
+	cr_assert_eq(good("mayfly help merge-memory").command, OPTIONS_MERGE_HELP);
+	cr_assert(strstr(bad("mayfly help audit-host"), "not for 'audit-host'"));
 	cr_assert_eq(good("mayfly --help").command, OPTIONS_HELP);
 	cr_assert_eq(good("mayfly help").command, OPTIONS_HELP);
 	cr_assert_eq(good("mayfly --version").command, OPTIONS_VERSION);
