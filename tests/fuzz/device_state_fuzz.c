@@ -7,30 +7,18 @@
  */
 #include <fcntl.h>
 #include <linux/virtio_blk.h>
-#include <linux/virtio_config.h>
-#include <linux/virtio_mmio.h>
-#include <linux/virtio_ring.h>
 #include <stdio.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 
 #include "devices/serial_private.h"
-#include "fuzz_device.h"
+#include "fuzz_driver.h"
 #include "mayfly/i8042.h"
 #include "mayfly/virtio_block.h"
 #include "mayfly/virtio_net.h"
 
-#define MEMORY_BYTES (256 * KIB)
-#define DISK_BYTES   (64 * KIB)
-#define RING_SIZE    8
-
-/* Of queue q: its three parts at + q * QUEUE_BYTES. */
-#define QUEUE_BYTES 0x4000ULL
-#define DESCRIPTORS 0x0000ULL
-#define AVAILABLE   0x2000ULL
-#define USED	    0x3000ULL
-#define BUFFERS	    0x10000ULL
+#define DISK_BYTES (64 * KIB)
+#define BUFFERS	   0x10000ULL
 
 enum kind {
 	KIND_BLOCK,
@@ -41,14 +29,11 @@ enum kind {
 };
 
 struct world {
-	struct memory memory;
-	struct loop loop;
-	struct log log;
-	int interrupt_fd, disk_fd, host;
+	struct driver driver; /* of one of the virtio devices, else without a transport */
+	int disk_fd, host;
 	enum kind kind;
 	struct virtio_block *block;
 	struct virtio_net *net;
-	struct virtio_mmio *mmio; /* of one of these two */
 	struct serial serial;
 	struct i8042 i8042;
 };
@@ -85,13 +70,9 @@ static void on_reset(void *context)
 
 static void make_world(struct world *world)
 {
-	FUZZ_CHECK(memory_create(&world->memory, MEMORY_BYTES, HUGE_PAGES_NONE, NULL) == 0);
-	FUZZ_CHECK(loop_init(&world->loop, NULL) == 0);
-	log_init(&world->log);
-	world->log.level = LOG_OFF;
-	world->interrupt_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	driver_make(&world->driver);
 	world->disk_fd = memfd_create("disk", MFD_CLOEXEC);
-	FUZZ_CHECK(world->interrupt_fd >= 0 && ftruncate(world->disk_fd, DISK_BYTES) == 0);
+	FUZZ_CHECK(world->disk_fd >= 0 && ftruncate(world->disk_fd, DISK_BYTES) == 0);
 }
 
 static void make_block(struct world *world)
@@ -103,26 +84,26 @@ static void make_block(struct world *world)
 				       .cache_type = CACHE_WRITEBACK,
 				       .io_engine = IO_ENGINE_SYNC };
 	struct virtio_block_options options = { .drive_id = drive_id,
-						.memory = &world->memory,
-						.loop = &world->loop,
-						.log = &world->log,
-						.interrupt_fd = world->interrupt_fd };
+						.memory = &world->driver.memory,
+						.loop = &world->driver.loop,
+						.log = &world->driver.log,
+						.interrupt_fd = world->driver.interrupt_fd };
 	struct disk *disk;
 
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", world->disk_fd);
 	FUZZ_CHECK(disk_open(&disk, &config, VIRTIO_BLOCK_QUEUE_SIZE, NULL, NULL) == 0);
 	FUZZ_CHECK(virtio_block_create(&world->block, &options, disk, NULL) == 0);
-	world->mmio = virtio_block_transport(world->block);
+	driver_take(&world->driver, virtio_block_transport(world->block), 1);
 }
 
 static void make_net(struct world *world)
 {
 	struct virtio_net_options options = { .iface_id = "fuzz",
 					      .mac = { 6, 0, 0, 0, 0, 1 },
-					      .memory = &world->memory,
-					      .loop = &world->loop,
-					      .log = &world->log,
-					      .interrupt_fd = world->interrupt_fd };
+					      .memory = &world->driver.memory,
+					      .loop = &world->driver.loop,
+					      .log = &world->driver.log,
+					      .interrupt_fd = world->driver.interrupt_fd };
 	struct tap tap = { .ops = &tap_ops, .has_uso = true };
 	int ends[2];
 
@@ -131,12 +112,12 @@ static void make_net(struct world *world)
 	tap.fd = ends[0];
 	world->host = ends[1];
 	FUZZ_CHECK(virtio_net_create(&world->net, &options, &tap, NULL) == 0);
-	world->mmio = virtio_net_transport(world->net);
+	driver_take(&world->driver, virtio_net_transport(world->net), 2);
 }
 
 static void make_device(struct world *world)
 {
-	world->mmio = NULL;
+	world->driver.mmio = NULL;
 	if (world->kind == KIND_BLOCK)
 		make_block(world);
 	else if (world->kind == KIND_NET)
@@ -210,71 +191,29 @@ static void resume(struct world *world)
 /* The loop, until nothing waits. */
 static void turn(struct world *world)
 {
-	fuzz_turn(&world->loop);
-	loop_run_timers(&world->loop);
+	fuzz_turn(&world->driver.loop);
+	loop_run_timers(&world->driver.loop);
 }
 
-/* The driver */
+/* The driver, in the window that owns the device */
 
-static void access_window(struct world *world, unsigned int window, uint64_t offset, uint64_t value,
-			  size_t length, bool write)
+static struct driver *driver_of(struct world *world)
 {
-	struct bus_device *device = &world->mmio->windows[window].device;
-	uint8_t data[8];
-
-	bus_store(data, length, value);
-	if (write)
-		device->ops->write(device, offset, data, length);
-	else
-		device->ops->read(device, offset, data, length);
-}
-
-static void set(struct world *world, uint64_t offset, uint64_t value)
-{
-	unsigned int window = atomic_load(&world->mmio->owner) == 1;
-
-	access_window(world, window, offset, (uint32_t)value, sizeof(uint32_t), true);
-}
-
-/* As the standard says, with rings at their places. */
-static void start_driver(struct world *world)
-{
-	uint32_t status = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
-	uint8_t zeros[0x1000] = { 0 };
-
-	set(world, VIRTIO_MMIO_STATUS, 0);
-	set(world, VIRTIO_MMIO_STATUS, status);
-	set(world, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 1);
-	set(world, VIRTIO_MMIO_DRIVER_FEATURES, 1U << (VIRTIO_F_VERSION_1 - 32));
-	set(world, VIRTIO_MMIO_STATUS, status |= VIRTIO_CONFIG_S_FEATURES_OK);
-	for (uint32_t queue = 0; queue < world->mmio->ops->queue_count; queue++) {
-		uint64_t base = queue * QUEUE_BYTES;
-
-		memory_write(&world->memory, base + AVAILABLE, zeros, sizeof(zeros));
-		memory_write(&world->memory, base + USED, zeros, sizeof(zeros));
-		set(world, VIRTIO_MMIO_QUEUE_SEL, queue);
-		set(world, VIRTIO_MMIO_QUEUE_NUM, RING_SIZE);
-		set(world, VIRTIO_MMIO_QUEUE_DESC_LOW, base + DESCRIPTORS);
-		set(world, VIRTIO_MMIO_QUEUE_AVAIL_LOW, base + AVAILABLE);
-		set(world, VIRTIO_MMIO_QUEUE_USED_LOW, base + USED);
-		set(world, VIRTIO_MMIO_QUEUE_READY, 1);
-	}
-	set(world, VIRTIO_MMIO_STATUS, status | VIRTIO_CONFIG_S_DRIVER_OK);
+	world->driver.window = atomic_load(&world->driver.mmio->owner) == 1;
+	return &world->driver;
 }
 
 /* One chain of one buffer as the only one of a queue; the used index afterwards. */
 static uint16_t offer_one(struct world *world, unsigned int queue, uint32_t length, uint16_t flags)
 {
-	uint64_t base = queue * QUEUE_BYTES;
-	struct vring_desc descriptor = { .addr = BUFFERS, .len = length, .flags = flags };
-	uint16_t ring[3] = { 0, 1, 0 }, used = 0;
+	struct driver *driver = driver_of(world);
 
-	memory_write(&world->memory, base + DESCRIPTORS, &descriptor, sizeof(descriptor));
-	memory_write(&world->memory, base + AVAILABLE, ring, sizeof(ring));
-	set(world, VIRTIO_MMIO_QUEUE_NOTIFY, queue);
+	driver->available_index[queue] = 0;
+	put_descriptor(driver, queue, 0, BUFFERS, length, flags, 0);
+	offer(driver, queue, 0);
+	set(driver, VIRTIO_MMIO_QUEUE_NOTIFY, queue);
 	turn(world);
-	memory_read(&world->memory, base + USED + 2, &used, sizeof(used));
-	return used;
+	return used_index(driver, queue);
 }
 
 /* After all that: a driver that follows the standard is answered. */
@@ -283,52 +222,62 @@ static void check_works(struct world *world)
 	struct rate_limiter_config unlimited = { .has_bandwidth = true, .has_ops = true };
 	uint8_t zeros[64] = { 0 };
 
-	if (!world->mmio)
+	if (!world->driver.mmio)
 		return;
-	memory_write(&world->memory, BUFFERS, zeros, sizeof(zeros));
+	memory_write(&world->driver.memory, BUFFERS, zeros, sizeof(zeros));
 	if (world->kind == KIND_BLOCK) {
 		virtio_block_set_limits(world->block, &unlimited);
-		start_driver(world);
+		start_driver(driver_of(world), 0);
 		/* No status byte: the device breaks. */
 		offer_one(world, 0, 16, 0);
-		FUZZ_CHECK(world->mmio->status & VIRTIO_CONFIG_S_NEEDS_RESET);
-		start_driver(world);
+		FUZZ_CHECK(world->driver.mmio->status & VIRTIO_CONFIG_S_NEEDS_RESET);
+		start_driver(driver_of(world), 0);
 	} else {
 		virtio_net_set_limits(world->net, &unlimited, &unlimited);
-		start_driver(world);
+		start_driver(driver_of(world), 0);
 		FUZZ_CHECK(offer_one(world, 1, sizeof(zeros), 0) == 1);
 	}
-	FUZZ_CHECK(virtio_mmio_is_live(world->mmio));
+	FUZZ_CHECK(virtio_mmio_is_live(world->driver.mmio));
+}
+
+static void access_register(struct driver *driver, uint8_t how, struct fuzz_input *input)
+{
+	static const size_t widths[] = { 4, 1, 2, 8 };
+	bool is_anywhere = (how & 7) == 2;
+	uint64_t offset = is_anywhere ? input_offset(input) : input_u8(input) & 0xfcU;
+	uint64_t value = is_anywhere || how & 0x80 ? input_u64(input) : input_u8(input);
+	size_t length = is_anywhere ? widths[how >> 4 & 3] : 4;
+
+	driver->window = how >> 3 & 1;
+	if (how & (is_anywhere ? 0x80 : 1))
+		write_register(driver, offset, value, length);
+	else
+		read_register(driver, offset, length);
 }
 
 static void step_virtio(struct world *world, struct fuzz_input *input)
 {
-	static const size_t widths[] = { 4, 1, 2, 8 };
+	struct driver *driver = driver_of(world);
 	uint8_t how = input_u8(input), bytes[32];
 	uint64_t offset;
 
 	switch (how & 7) {
 	case 0:
 	case 1:
-		access_window(world, how >> 3 & 1, input_u8(input) & 0xfc,
-			      how & 0x80 ? input_u64(input) : input_u8(input), 4, how & 1);
-		return;
 	case 2:
-		offset = input_u16(input) % (LAYOUT_VIRTIO_MMIO_BYTES - sizeof(uint64_t) + 1);
-		access_window(world, how >> 3 & 1, offset, input_u64(input), widths[how >> 4 & 3],
-			      how & 0x80);
+		access_register(driver, how, input);
 		return;
 	case 3:
 		offset = input_u32(input) % MEMORY_BYTES;
 		input_bytes(input, bytes, sizeof(bytes));
-		memory_write(&world->memory, offset, bytes, 1 + (how >> 3));
+		memory_write(&world->driver.memory, offset, bytes, 1 + (how >> 3));
 		return;
 	case 4:
-		set(world, VIRTIO_MMIO_QUEUE_NOTIFY, how >> 3 & 1);
+		set(driver, VIRTIO_MMIO_QUEUE_NOTIFY, how >> 3 & 1);
 		return;
 	case 5:
 		if (how & 8)
-			start_driver(world);
+			start_driver(driver_of(world), 0);
 		else
 			offer_one(world, how >> 4 & 1, input_u16(input), how >> 5 & 3);
 		return;
@@ -397,8 +346,8 @@ static void change_saved(struct world *world, struct fuzz_input *input, struct s
 	uint8_t changes = input_u8(input);
 
 	make_device(world);
-	if (world->mmio && !(changes & 0x80))
-		start_driver(world);
+	if (world->driver.mmio && !(changes & 0x80))
+		start_driver(driver_of(world), 0);
 	save(world, writer);
 	destroy_device(world);
 	FUZZ_CHECK(state_file_parse(file, writer->bytes, writer->used_bytes, NULL) == 0);
@@ -435,9 +384,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t length)
 	struct error err = { 0 };
 	uint8_t how;
 
-	if (!world.memory.region_count)
+	if (!world.driver.memory.region_count)
 		make_world(&world);
-	memset(world.memory.regions[0].hva, 0, MEMORY_BYTES);
+	memset(world.driver.memory.regions[0].hva, 0, MEMORY_BYTES);
 	how = input_u8(&input);
 	world.kind = how % KIND_COUNT;
 	if (how & 0x80)
@@ -456,7 +405,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t length)
 	state_writer_destroy(&writer);
 	resume(&world);
 	for (unsigned int i = 0; input_left(&input) && i < 1000; i++) {
-		if (world.mmio)
+		if (world.driver.mmio)
 			step_virtio(&world, &input);
 		else
 			step_ports(&world, &input);

@@ -5,35 +5,18 @@
  * Whatever comes: nothing crashes, hangs or leaks, what reaches the wire is a frame with a header
  * that was negotiated, and after a reset the device works for a driver that follows the standard.
  */
-#include <linux/virtio_config.h>
-#include <linux/virtio_mmio.h>
 #include <linux/virtio_net.h>
-#include <linux/virtio_ring.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 
-#include "fuzz_device.h"
+#include "fuzz_driver.h"
 #include "mayfly/virtio_net.h"
 
-#define MEMORY_BYTES (256 * KIB)
-#define RING_SIZE    32
-#define RX	     0U
-#define TX	     1U
-
-/* Of queue q: its three parts at + q * QUEUE_BYTES. */
-#define QUEUE_BYTES 0x4000ULL
-#define DESCRIPTORS 0x0000ULL
-#define AVAILABLE   0x2000ULL
-#define USED	    0x3000ULL
-#define BUFFERS	    0x10000ULL
+#define RX	0U
+#define TX	1U
+#define BUFFERS 0x10000ULL
 
 enum operation {
-	OP_WRITE_REGISTER,
-	OP_READ_REGISTER,
-	OP_BYTES,
-	OP_DESCRIPTOR,
-	OP_OFFER,
-	OP_FRAME,
+	OP_FRAME = OP_DEVICE,
 	OP_HOST_FRAME,
 	OP_HOST_READ,
 	OP_FAIL,
@@ -44,14 +27,9 @@ enum operation {
 };
 
 struct world {
-	struct memory memory;
-	struct loop loop;
-	struct log log;
-	int interrupt_fd, host;
+	struct driver driver;
+	int host;
 	struct virtio_net *net;
-	struct virtio_mmio *mmio;
-	unsigned int window;
-	uint16_t available_index[2];
 };
 
 /* What reads and writes of the TAP fail with; 0: they do not. */
@@ -93,26 +71,16 @@ static int tap_set_offloads(struct tap *tap, unsigned int offloads)
 
 static const struct tap_ops tap_ops = { tap_read, tap_write, tap_set_offloads };
 
-static void make_world(struct world *world)
-{
-	FUZZ_CHECK(memory_create(&world->memory, MEMORY_BYTES, HUGE_PAGES_NONE, NULL) == 0);
-	FUZZ_CHECK(loop_init(&world->loop, NULL) == 0);
-	log_init(&world->log);
-	world->log.level = LOG_OFF;
-	world->interrupt_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	FUZZ_CHECK(world->interrupt_fd >= 0);
-}
-
 static void make_device(struct world *world, bool has_uso)
 {
 	struct virtio_net_options options = {
 		.iface_id = "fuzz",
 		.mac = { 6, 0, 0, 0, 0, 1 },
 		.mtu = 1500,
-		.memory = &world->memory,
-		.loop = &world->loop,
-		.log = &world->log,
-		.interrupt_fd = world->interrupt_fd,
+		.memory = &world->driver.memory,
+		.loop = &world->driver.loop,
+		.log = &world->driver.log,
+		.interrupt_fd = world->driver.interrupt_fd,
 	};
 	struct tap tap = { .ops = &tap_ops, .has_uso = has_uso };
 	int ends[2];
@@ -123,60 +91,7 @@ static void make_device(struct world *world, bool has_uso)
 	world->host = ends[1];
 	read_error = write_error = 0;
 	FUZZ_CHECK(virtio_net_create(&world->net, &options, &tap, NULL) == 0);
-	world->mmio = virtio_net_transport(world->net);
-	world->window = 0;
-}
-
-static void write_register(struct world *world, uint64_t offset, uint64_t value, size_t length)
-{
-	struct bus_device *device = &world->mmio->windows[world->window].device;
-	uint8_t data[8];
-
-	bus_store(data, length, value);
-	device->ops->write(device, offset, data, length);
-}
-
-static void read_register(struct world *world, uint64_t offset, size_t length)
-{
-	struct bus_device *device = &world->mmio->windows[world->window].device;
-	uint8_t data[8];
-
-	device->ops->read(device, offset, data, length);
-}
-
-static void set(struct world *world, uint64_t offset, uint32_t value)
-{
-	write_register(world, offset, value, sizeof(value));
-}
-
-/* As the standard says. */
-static void start_driver(struct world *world, uint64_t features)
-{
-	uint8_t zeros[0x1000] = { 0 };
-	uint32_t status = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
-
-	features = (features | 1ULL << VIRTIO_F_VERSION_1) & world->mmio->device_features;
-	set(world, VIRTIO_MMIO_STATUS, 0);
-	set(world, VIRTIO_MMIO_STATUS, status);
-	set(world, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 0);
-	set(world, VIRTIO_MMIO_DRIVER_FEATURES, (uint32_t)features);
-	set(world, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 1);
-	set(world, VIRTIO_MMIO_DRIVER_FEATURES, (uint32_t)(features >> 32));
-	set(world, VIRTIO_MMIO_STATUS, status |= VIRTIO_CONFIG_S_FEATURES_OK);
-	for (uint32_t queue = RX; queue <= TX; queue++) {
-		uint32_t base = (uint32_t)(queue * QUEUE_BYTES);
-
-		memory_write(&world->memory, base + AVAILABLE, zeros, sizeof(zeros));
-		memory_write(&world->memory, base + USED, zeros, sizeof(zeros));
-		world->available_index[queue] = 0;
-		set(world, VIRTIO_MMIO_QUEUE_SEL, queue);
-		set(world, VIRTIO_MMIO_QUEUE_NUM, RING_SIZE);
-		set(world, VIRTIO_MMIO_QUEUE_DESC_LOW, base + (uint32_t)DESCRIPTORS);
-		set(world, VIRTIO_MMIO_QUEUE_AVAIL_LOW, base + (uint32_t)AVAILABLE);
-		set(world, VIRTIO_MMIO_QUEUE_USED_LOW, base + (uint32_t)USED);
-		set(world, VIRTIO_MMIO_QUEUE_READY, 1);
-	}
-	set(world, VIRTIO_MMIO_STATUS, status | VIRTIO_CONFIG_S_DRIVER_OK);
+	driver_take(&world->driver, virtio_net_transport(world->net), 2);
 }
 
 /* What the guest has sent so far; it must be what a TAP takes. */
@@ -197,27 +112,8 @@ static unsigned int drain_wire(struct world *world)
 	return frames;
 }
 
-static void put_descriptor(struct world *world, unsigned int queue, unsigned int index,
-			   uint64_t address, uint32_t length, uint16_t flags, uint16_t next)
-{
-	struct vring_desc descriptor = { address, length, flags, next };
-
-	memory_write(&world->memory, queue * QUEUE_BYTES + DESCRIPTORS + 16ULL * index, &descriptor,
-		     sizeof(descriptor));
-}
-
-static void offer(struct world *world, unsigned int queue, uint16_t head)
-{
-	uint64_t ring = queue * QUEUE_BYTES + AVAILABLE;
-	uint16_t *index = &world->available_index[queue];
-
-	memory_write(&world->memory, ring + 4 + 2ULL * (*index % RING_SIZE), &head, 2);
-	++*index;
-	memory_write(&world->memory, ring + 2, index, 2);
-}
-
 /* One or two buffers in the direction of their queue, the first with a header of the input's. */
-static void put_frame(struct world *world, struct fuzz_input *input)
+static void put_frame(struct driver *driver, struct fuzz_input *input)
 {
 	uint8_t how = input_u8(input);
 	unsigned int queue = how & 1;
@@ -229,16 +125,16 @@ static void put_frame(struct world *world, struct fuzz_input *input)
 
 	if (queue == TX) {
 		input_bytes(input, &header, how & 0x80 ? sizeof(header) : 2);
-		memory_write(&world->memory, address, &header, how & 0x80 ? sizeof(header) : 2);
+		memory_write(&driver->memory, address, &header, how & 0x80 ? sizeof(header) : 2);
 	}
 	if (how & 2) {
-		put_descriptor(world, queue, head, address, 12, write | VRING_DESC_F_NEXT,
+		put_descriptor(driver, queue, head, address, 12, write | VRING_DESC_F_NEXT,
 			       (uint16_t)(head + 1));
-		put_descriptor(world, queue, head + 1U, address + 12, length, write, 0);
+		put_descriptor(driver, queue, head + 1U, address + 12, length, write, 0);
 	} else {
-		put_descriptor(world, queue, head, address, length, write, 0);
+		put_descriptor(driver, queue, head, address, length, write, 0);
 	}
-	offer(world, queue, head);
+	offer(driver, queue, head);
 }
 
 static void send_from_host(struct world *world, struct fuzz_input *input)
@@ -252,56 +148,16 @@ static void send_from_host(struct world *world, struct fuzz_input *input)
 	(void)!send(world->host, message, length, 0);
 }
 
-/* Anywhere in a window, aligned or not; the bus lets no access over its end. */
-static uint64_t input_offset(struct fuzz_input *input)
-{
-	return input_u16(input) % (LAYOUT_VIRTIO_MMIO_BYTES - sizeof(uint64_t) + 1);
-}
-
 static void step(struct world *world, struct fuzz_input *input)
 {
 	static const int errors[] = { EAGAIN, EIO, EBADFD, EINVAL, ENOMEM, EFAULT, EINTR, EPERM };
-	static const size_t widths[] = { 4, 1, 2, 8 };
-	uint64_t offset;
+	unsigned int operation = input_u8(input) % OP_COUNT;
+	struct driver *driver = &world->driver;
 	uint8_t how;
 
-	switch (input_u8(input) % OP_COUNT) {
-	case OP_WRITE_REGISTER:
-		how = input_u8(input);
-		offset = how & 0x80 ? input_offset(input) : input_u8(input) & 0xfcU;
-		world->window = how >> 6 & 1;
-		write_register(world, offset, how & 0x20 ? input_u64(input) : input_u8(input),
-			       widths[how & 3]);
-		world->window = 0;
-		break;
-	case OP_READ_REGISTER:
-		how = input_u8(input);
-		world->window = how >> 6 & 1;
-		read_register(world, input_offset(input), widths[how & 3]);
-		world->window = 0;
-		break;
-	case OP_BYTES: {
-		uint8_t bytes[32];
-		size_t length;
-
-		offset = input_address(input);
-		length = 1 + (input_u8(input) & 31);
-		input_bytes(input, bytes, length);
-		memory_write(&world->memory, offset, bytes, length);
-		break;
-	}
-	case OP_DESCRIPTOR:
-		how = input_u8(input);
-		offset = input_address(input);
-		put_descriptor(world, how >> 7, how % RING_SIZE, offset, input_u16(input),
-			       input_u8(input) & 7, input_u8(input) % (RING_SIZE + 1));
-		break;
-	case OP_OFFER:
-		how = input_u8(input);
-		offer(world, how >> 7, how % (RING_SIZE + 1));
-		break;
+	switch (operation) {
 	case OP_FRAME:
-		put_frame(world, input);
+		put_frame(driver, input);
 		break;
 	case OP_HOST_FRAME:
 		send_from_host(world, input);
@@ -314,25 +170,18 @@ static void step(struct world *world, struct fuzz_input *input)
 		*(how & 0x80 ? &read_error : &write_error) = errors[how % ARRAY_SIZE(errors)];
 		break;
 	case OP_NOTIFY:
-		set(world, VIRTIO_MMIO_QUEUE_NOTIFY, input_u8(input) & 1);
+		set(driver, VIRTIO_MMIO_QUEUE_NOTIFY, input_u8(input) & 1);
 		break;
 	case OP_TURN:
-		fuzz_turn(&world->loop);
+		fuzz_turn(&driver->loop);
 		break;
 	case OP_START:
-		start_driver(world, input_u64(input));
+		start_driver(driver, input_u64(input));
 		break;
 	default:
+		driver_step(driver, operation, input);
 		break;
 	}
-}
-
-static uint16_t used_index(struct world *world, unsigned int queue)
-{
-	uint16_t index = 0;
-
-	memory_read(&world->memory, queue * QUEUE_BYTES + USED + 2, &index, sizeof(index));
-	return index;
 }
 
 /*
@@ -341,38 +190,39 @@ static uint16_t used_index(struct world *world, unsigned int queue)
  */
 static void check_works(struct world *world)
 {
+	struct driver *driver = &world->driver;
 	const struct virtio_net_metrics *metrics = virtio_net_metrics(world->net);
 	uint8_t zeros[100] = { 0 };
 	uint64_t failed;
 
-	world->window = atomic_load(&world->mmio->owner) == 1;
+	driver->window = atomic_load(&driver->mmio->owner) == 1;
 	read_error = write_error = 0;
 	/* Old frames out of the way, both ends of it. */
-	start_driver(world, 0);
-	fuzz_turn(&world->loop);
+	start_driver(driver, 0);
+	fuzz_turn(&driver->loop);
 	drain_wire(world);
 	failed = atomic_load(&metrics->tap_write_fails);
-	memory_write(&world->memory, BUFFERS, zeros, sizeof(zeros));
-	put_descriptor(world, TX, 0, BUFFERS, sizeof(zeros), 0, 0);
-	offer(world, TX, 0);
-	set(world, VIRTIO_MMIO_QUEUE_NOTIFY, TX);
-	fuzz_turn(&world->loop);
-	FUZZ_CHECK(used_index(world, TX) == 1);
+	memory_write(&driver->memory, BUFFERS, zeros, sizeof(zeros));
+	put_descriptor(driver, TX, 0, BUFFERS, sizeof(zeros), 0, 0);
+	offer(driver, TX, 0);
+	set(driver, VIRTIO_MMIO_QUEUE_NOTIFY, TX);
+	fuzz_turn(&driver->loop);
+	FUZZ_CHECK(used_index(driver, TX) == 1);
 	FUZZ_CHECK(drain_wire(world) + atomic_load(&metrics->tap_write_fails) - failed == 1);
 	if (atomic_load(&metrics->tap_write_fails) != failed)
 		return;
 
 	for (unsigned int n = 0; n < RING_SIZE; n++) {
-		put_descriptor(world, RX, n, BUFFERS + 0x800ULL * n, 2048, VRING_DESC_F_WRITE, 0);
-		offer(world, RX, (uint16_t)n);
+		put_descriptor(driver, RX, n, BUFFERS + 0x800ULL * n, 2048, VRING_DESC_F_WRITE, 0);
+		offer(driver, RX, (uint16_t)n);
 	}
-	set(world, VIRTIO_MMIO_QUEUE_NOTIFY, RX);
+	set(driver, VIRTIO_MMIO_QUEUE_NOTIFY, RX);
 	/* What waited on the wire; it may have left no room there before. */
-	fuzz_turn(&world->loop);
-	FUZZ_CHECK(used_index(world, RX) >= 1 ||
+	fuzz_turn(&driver->loop);
+	FUZZ_CHECK(used_index(driver, RX) >= 1 ||
 		   send(world->host, zeros, sizeof(zeros), 0) == sizeof(zeros));
-	fuzz_turn(&world->loop);
-	FUZZ_CHECK(used_index(world, RX) >= 1);
+	fuzz_turn(&driver->loop);
+	FUZZ_CHECK(used_index(driver, RX) >= 1);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t length);
@@ -383,16 +233,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t length)
 	struct fuzz_input input = { data, length };
 	uint8_t how;
 
-	if (!world.memory.region_count)
-		make_world(&world);
-	memset(world.memory.regions[0].hva, 0, MEMORY_BYTES);
+	if (!world.driver.memory.region_count)
+		driver_make(&world.driver);
+	memset(world.driver.memory.regions[0].hva, 0, MEMORY_BYTES);
 	how = input_u8(&input);
 	make_device(&world, how & 1);
 	if (how & 2)
-		start_driver(&world, how & 4 ? ~0ULL : 0);
+		start_driver(&world.driver, how & 4 ? ~0ULL : 0);
 	while (input_left(&input))
 		step(&world, &input);
-	fuzz_turn(&world.loop);
+	fuzz_turn(&world.driver.loop);
 	check_works(&world);
 	virtio_net_destroy(world.net);
 	close(world.host);
