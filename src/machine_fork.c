@@ -63,12 +63,14 @@ int machine_fork(struct machine *machine, const struct vm_config *config, bool r
 {
 	struct memory_file_id id = { { 0 } };
 	struct state_writer writer;
-	uint64_t start_ns;
+	uint64_t start_ns, ahead_bytes = 0;
 	int result;
 
 	state_writer_init(&writer);
-	/* Most of what KVM has to note is noted before anybody waits for it. */
+	/* Most of what there is to note and to copy is, before anybody waits for it. */
 	result = vm_collect_dirty(&machine->vm, &machine->memory, err);
+	if (result == 0 && running)
+		result = memory_copy_ahead(&machine->memory, &ahead_bytes, err);
 	if (result < 0)
 		return result;
 	start_ns = clock_ns(CLOCK_MONOTONIC);
@@ -79,6 +81,7 @@ int machine_fork(struct machine *machine, const struct vm_config *config, bool r
 		result = vm_collect_dirty(&machine->vm, &machine->memory, err);
 	if (result == 0)
 		result = memory_fork(&machine->memory, &fork->copied_bytes, err);
+	fork->copied_bytes += ahead_bytes;
 	if (running)
 		machine_resume(machine);
 	fork->pause_ns = running ? clock_ns(CLOCK_MONOTONIC) - start_ns : 0;

@@ -205,6 +205,7 @@ void memory_destroy(struct memory *memory)
 	if (memory->region_count)
 		close_fd(&memory->own_fd);
 	free(memory->unforked);
+	free(memory->unforked_guest);
 	free(memory->own);
 	memory_finish_freeze(memory);
 	free(memory->dirty);

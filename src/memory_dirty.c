@@ -28,13 +28,20 @@ static void mark(_Atomic uint64_t *bitmap, uint64_t page)
 		atomic_fetch_or_explicit(word, bit, memory_order_relaxed);
 }
 
-static void mark_pages(const struct memory *memory, uint64_t first_page, uint64_t last_page)
+/* Two records; `unforked` may be NULL. */
+static void mark_pages(_Atomic uint64_t *dirty, _Atomic uint64_t *unforked, uint64_t first_page,
+		       uint64_t last_page)
 {
 	for (uint64_t page = first_page; page <= last_page; page++) {
-		mark(memory->dirty, page);
-		if (memory->unforked)
-			mark(memory->unforked, page);
+		mark(dirty, page);
+		if (unforked)
+			mark(unforked, page);
 	}
+}
+
+void memory_mark_guest_pages(const struct memory *memory, uint64_t first_page, uint64_t last_page)
+{
+	mark_pages(memory->dirty, memory->unforked_guest, first_page, last_page);
 }
 
 void memory_mark_dirty_slow(const struct memory *memory, const void *hva, size_t length_bytes)
@@ -49,7 +56,7 @@ void memory_mark_dirty_slow(const struct memory *memory, const void *hva, size_t
 
 		if (at >= region->hva && at < region->hva + region->size_bytes) {
 			offset += (uint64_t)(at - region->hva);
-			mark_pages(memory, offset / PAGE_SIZE_BYTES,
+			mark_pages(memory->dirty, memory->unforked, offset / PAGE_SIZE_BYTES,
 				   (offset + length_bytes - 1) / PAGE_SIZE_BYTES);
 			return;
 		}
@@ -67,7 +74,7 @@ void memory_add_dirty(struct memory *memory, unsigned int index, const uint64_t 
 		if (bitmap[i / MEMORY_WORD_BITS] == 0)
 			i |= MEMORY_WORD_BITS - 1;
 		else if (bitmap[i / MEMORY_WORD_BITS] >> i % MEMORY_WORD_BITS & 1)
-			mark_pages(memory, page + i, page + i);
+			memory_mark_guest_pages(memory, page + i, page + i);
 	}
 }
 

@@ -9,7 +9,8 @@
  * than was written (large pages of shared memory).
  *
  * The first fork of a guest that was booted copies nothing: all of its memory is the base. What is
- * copied later goes out in runs, straight from guest memory. The new process reads its
+ * copied later goes out in runs, straight from guest memory, most of it before the guest has to
+ * wait. The new process reads its
  * parent's own pages instead of mapping them: runs are short, and a mapping of each would cost more
  * than its bytes; and the parent may then use the file again.
  */
@@ -30,8 +31,10 @@ int memory_enable_fork(struct memory *memory, struct error *err)
 	uint64_t file_bytes = memory->size_bytes + bitmap_bytes(memory);
 
 	memory->unforked = calloc(memory_dirty_words(memory), sizeof(*memory->unforked));
+	memory->unforked_guest =
+		calloc(memory_dirty_words(memory), sizeof(*memory->unforked_guest));
 	memory->own = calloc(memory_dirty_words(memory), sizeof(*memory->own));
-	if (!memory->unforked || !memory->own)
+	if (!memory->unforked || !memory->unforked_guest || !memory->own)
 		return error_set(err, ENOMEM, "no memory for the record of dirty pages");
 	memory->own_fd = memfd_create("mayfly-own", MFD_CLOEXEC);
 	if (memory->own_fd < 0 || ftruncate(memory->own_fd, (off_t)file_bytes) < 0)
@@ -43,7 +46,7 @@ int memory_enable_fork(struct memory *memory, struct error *err)
 static void clear_unforked(struct memory *memory)
 {
 	for (uint64_t i = 0; i < memory_dirty_words(memory); i++)
-		memory->unforked[i] = 0;
+		memory->unforked[i] = memory->unforked_guest[i] = 0;
 }
 
 static bool has_bit(const _Atomic uint64_t *bitmap, uint64_t page)
@@ -55,7 +58,8 @@ bool memory_is_own(const struct memory *memory, uint64_t offset)
 {
 	uint64_t page = offset / PAGE_SIZE_BYTES;
 
-	return has_bit(memory->own, page) || has_bit(memory->unforked, page);
+	return has_bit(memory->own, page) || has_bit(memory->unforked, page) ||
+	       has_bit(memory->unforked_guest, page);
 }
 
 static int write_own(const struct memory *memory, const void *from, uint64_t length,
@@ -88,13 +92,14 @@ static uint64_t next_run(const _Atomic uint64_t *bitmap, uint64_t *page, uint64_
 	return to - from;
 }
 
-static int copy_region(struct memory *memory, const struct memory_region *region,
-		       uint64_t first_page, uint64_t *copied_bytes, struct error *err)
+static int copy_region(const struct memory *memory, const struct memory_region *region,
+		       const _Atomic uint64_t *which, uint64_t first_page, uint64_t *copied_bytes,
+		       struct error *err)
 {
 	uint64_t end = first_page + region->size_bytes / PAGE_SIZE_BYTES;
 	uint64_t page = first_page, pages;
 
-	for (; (pages = next_run(memory->unforked, &page, end)) > 0; page += pages) {
+	for (; (pages = next_run(which, &page, end)) > 0; page += pages) {
 		int result = write_own(memory, region->hva + (page - first_page) * PAGE_SIZE_BYTES,
 				       pages * PAGE_SIZE_BYTES, page * PAGE_SIZE_BYTES, err);
 
@@ -105,19 +110,51 @@ static int copy_region(struct memory *memory, const struct memory_region *region
 	return 0;
 }
 
-static int copy_own(struct memory *memory, uint64_t *copied_bytes, struct error *err)
+/* What is copied counts as own at once: that may be too much, and does no harm. */
+static int copy_pages(struct memory *memory, const _Atomic uint64_t *which, uint64_t *copied_bytes,
+		      struct error *err)
 {
 	uint64_t page = 0;
 	int result = 0;
 
+	for (uint64_t i = 0; i < memory_dirty_words(memory); i++)
+		memory->own[i] |= which[i];
 	for (unsigned int i = 0; result == 0 && i < memory->region_count; i++) {
-		result = copy_region(memory, &memory->regions[i], page, copied_bytes, err);
+		result = copy_region(memory, &memory->regions[i], which, page, copied_bytes, err);
 		page += memory->regions[i].size_bytes / PAGE_SIZE_BYTES;
 	}
+	return result;
+}
+
+/* Pages that devices are about to write are marked already, and are left for later. */
+int memory_copy_ahead(struct memory *memory, uint64_t *copied_bytes, struct error *err)
+{
+	cleanup_free _Atomic uint64_t *which = NULL;
+	int result;
+
+	*copied_bytes = 0;
+	if (memory->shared)
+		return 0;
+	which = calloc(memory_dirty_words(memory), sizeof(*which));
+	if (!which)
+		return error_set(err, ENOMEM, "no memory for the record of dirty pages");
+	for (uint64_t i = 0; i < memory_dirty_words(memory); i++)
+		which[i] = memory->unforked_guest[i] & ~memory->unforked[i];
+	result = copy_pages(memory, which, copied_bytes, err);
+	for (uint64_t i = 0; result == 0 && i < memory_dirty_words(memory); i++)
+		memory->unforked_guest[i] &= ~which[i];
+	return result;
+}
+
+static int copy_own(struct memory *memory, uint64_t *copied_bytes, struct error *err)
+{
+	int result;
+
+	for (uint64_t i = 0; i < memory_dirty_words(memory); i++)
+		memory->unforked[i] |= memory->unforked_guest[i];
+	result = copy_pages(memory, memory->unforked, copied_bytes, err);
 	if (result < 0)
 		return result;
-	for (uint64_t i = 0; i < memory_dirty_words(memory); i++)
-		memory->own[i] |= memory->unforked[i];
 	return write_own(memory, memory->own, bitmap_bytes(memory), memory->size_bytes, err);
 }
 
@@ -177,7 +214,7 @@ static int read_own(struct memory *memory, int own_fd, struct error *err)
 						   pages * PAGE_SIZE_BYTES,
 						   "the parent's own pages", err);
 			/* They are this process's own, too, when it is forked. */
-			memory_mark_dirty(memory, hva, pages * PAGE_SIZE_BYTES);
+			memory_mark_guest_pages(memory, page, page + pages - 1);
 			page += pages;
 		}
 		first_page = end;

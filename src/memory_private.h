@@ -16,4 +16,7 @@ static inline uint64_t memory_dirty_words(const struct memory *memory)
 	return (memory->size_bytes / PAGE_SIZE_BYTES + MEMORY_WORD_BITS - 1) / MEMORY_WORD_BITS;
 }
 
+/* As if vCPUs had written these pages: both are in it. */
+void memory_mark_guest_pages(const struct memory *memory, uint64_t first_page, uint64_t last_page);
+
 #endif

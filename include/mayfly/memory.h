@@ -48,9 +48,9 @@ struct memory {
 	/* A bit for each page that the monitor wrote, in order of their offsets; NULL: not wanted.
 	 */
 	_Atomic uint64_t *dirty;
-	/* Of memory that can be forked (memory_enable_fork()): the same since the last fork, and
-	 * what was this process's own then, each page at its offset. */
-	_Atomic uint64_t *unforked;
+	/* Of memory that can be forked (memory_enable_fork()), since the last fork: the same, and
+	 * what vCPUs wrote; and what was this process's own then, each page at its offset. */
+	_Atomic uint64_t *unforked, *unforked_guest;
 	_Atomic uint64_t *own; /* a bit for each page that own_fd holds */
 	int own_fd;	       /* -1: it cannot be forked */
 };
@@ -138,8 +138,13 @@ int memory_load_file(struct memory *memory, uint64_t gpa, int fd, uint64_t offse
  * (memory_track_dirty()), and what KVM knows of dirty pages is in the record when memory_fork() is
  * called, while nobody uses guest memory. `copied_bytes` is what it had to copy. After a failure
  * the next one copies all that this one should have.
+ *
+ * memory_copy_ahead() leaves little of that to be done: it copies, while the guest runs, what vCPUs
+ * have written as far as KVM's record was taken in, and what is written to it from then on is
+ * copied again. Pages of devices wait: they are in the record before they are written.
  */
 int memory_enable_fork(struct memory *memory, struct error *err);
+int memory_copy_ahead(struct memory *memory, uint64_t *copied_bytes, struct error *err);
 int memory_fork(struct memory *memory, uint64_t *copied_bytes, struct error *err);
 
 /* Whether the page at `offset` may differ from base_fd's; of memory that can be forked and is not

@@ -127,7 +127,7 @@ int vmm_load_snapshot(struct vmm *vmm, const struct snapshot_load_config *config
 struct vmm_fork_report {
 	pid_t process_id;
 	uint64_t pause_us;     /* how long this guest stood still; 0 when it was paused already */
-	uint64_t copied_bytes; /* of its memory, meanwhile */
+	uint64_t copied_bytes; /* of its memory, before that and in it */
 	uint64_t ready_us;     /* until the new monitor answered */
 };
 

@@ -109,6 +109,72 @@ Test(memory_fork, a_later_one_copies_what_was_written_since)
 	memory_destroy(&parent);
 }
 
+/* As a vCPU does, of which KVM tells. */
+static void guest_put(struct memory *memory, unsigned int page, uint8_t value)
+{
+	uint64_t bitmap[SIZE / PAGE / 64] = { 0 };
+
+	*(uint8_t *)memory_span(memory, page * PAGE, 1) = value;
+	bitmap[page / 64] |= 1ULL << page % 64;
+	memory_add_dirty(memory, 0, bitmap);
+}
+
+static uint64_t copy_ahead(struct memory *memory)
+{
+	struct error err = { 0 };
+	uint64_t copied;
+
+	cr_assert_eq(memory_copy_ahead(memory, &copied, &err), 0, "%s", err.message);
+	return copied;
+}
+
+Test(memory_fork, what_was_copied_ahead_is_copied_again_only_where_it_was_written_since)
+{
+	struct memory parent = make_parent(SIZE), child, grandchild;
+
+	guest_put(&parent, 1, 1);
+	cr_assert_eq(copy_ahead(&parent), 0); /* a first fork copies nothing */
+	fork_memory(&parent);
+	for (unsigned int page = 1; page <= 3; page++)
+		guest_put(&parent, page, (uint8_t)(10 + page));
+	cr_assert_eq(copy_ahead(&parent), 3 * PAGE);
+	cr_assert_eq(copy_ahead(&parent), 0);
+	guest_put(&parent, 2, 22);
+	guest_put(&parent, 4, 24);
+	cr_assert_eq(fork_memory(&parent), 2 * PAGE);
+	child = make_child(&parent);
+	cr_assert_eq(get(&child, 1 * PAGE), 11);
+	cr_assert_eq(get(&child, 2 * PAGE), 22);
+	cr_assert_eq(get(&child, 3 * PAGE), 13);
+	cr_assert_eq(get(&child, 4 * PAGE), 24);
+	/* What a fork has from its parent needs not wait for its own first fork either. */
+	cr_assert_eq(copy_ahead(&child), 4 * PAGE);
+	cr_assert_eq(fork_memory(&child), 0);
+	grandchild = make_child(&child);
+	cr_assert_eq(get(&grandchild, 3 * PAGE), 13);
+	cr_assert_eq(fork_memory(&parent), 0);
+	memory_destroy(&grandchild);
+	memory_destroy(&child);
+	memory_destroy(&parent);
+}
+
+Test(memory_fork, pages_that_a_device_is_about_to_write_are_not_copied_ahead)
+{
+	struct memory parent = make_parent(SIZE), child;
+
+	fork_memory(&parent);
+	guest_put(&parent, 1, 1);
+	/* It has the buffer, and fills it later. */
+	memory_mark_dirty(&parent, memory_span(&parent, PAGE, 1), 1);
+	cr_assert_eq(copy_ahead(&parent), 0);
+	*(uint8_t *)memory_span(&parent, PAGE, 1) = 2;
+	cr_assert_eq(fork_memory(&parent), PAGE);
+	child = make_child(&parent);
+	cr_assert_eq(get(&child, PAGE), 2);
+	memory_destroy(&child);
+	memory_destroy(&parent);
+}
+
 Test(memory_fork, a_fork_of_a_fork_has_the_pages_of_both)
 {
 	struct memory parent = make_parent(SIZE), child, grandchild;
@@ -156,11 +222,14 @@ Test(memory_fork, a_copy_that_failed_is_made_up_for)
 	own_fd = parent.own_fd;
 	parent.own_fd = open("/dev/full", O_RDWR | O_CLOEXEC);
 	cr_assert_eq(memory_fork(&parent, &copied, &err), -ENOSPC);
+	guest_put(&parent, 2, 2);
+	cr_assert_eq(memory_copy_ahead(&parent, &copied, &err), -ENOSPC);
 	close(parent.own_fd);
 	parent.own_fd = own_fd;
-	cr_assert_eq(fork_memory(&parent), PAGE);
+	cr_assert_eq(fork_memory(&parent), 2 * PAGE);
 	child = make_child(&parent);
 	cr_assert_eq(get(&child, PAGE), 1);
+	cr_assert_eq(get(&child, 2 * PAGE), 2);
 	memory_destroy(&child);
 	memory_destroy(&parent);
 }
