@@ -1,8 +1,8 @@
 """Forks of a running guest: for how long it stands still, until the second monitor serves its API, and what forks take.
 
 A guest of the kit (memtouch) of 128 MiB has written 8 or 100 MiB of its memory, or one of 1 GiB 8 MiB, and is forked: the
-first fork freezes its memory and copies nothing. Then it writes 1 MiB before each further fork, which copies what was
-written; or nothing. A fork of it is forked, too. The pause is what the monitor answers; the second guest runs when the
+first fork freezes its memory and copies nothing. Then it writes 1 or 8 MiB before each further fork, which copies what was
+written, or nothing. A fork of it is forked, too. The pause is what the monitor answers; the second guest runs when the
 answer comes. At last the memory of many forks that are there at once.
 """
 import itertools
@@ -138,13 +138,13 @@ def measure(bench):
             parent.fork("first")
             seeds = itertools.count(2)
 
-            def dirty():
+            def dirty(mebibytes):
                 seed = next(seeds)
-                parent.ask(f"touch 256\nseed {seed}", rb"seed value=%d\n" % seed)
-                return parent.fork("later, 1 MiB written")
+                parent.ask(f"touch {mebibytes * 256}\nseed {seed}", rb"seed value=%d\n" % seed)
+                return parent.fork(f"later, {mebibytes} MiB written")
 
-            bench.interleave({"mayfly, later fork, 1 MiB": dirty, "mayfly, later fork, nothing written":
-                              lambda: parent.fork("later, nothing written"),
+            bench.interleave({"mayfly, later fork, 1 MiB": lambda: dirty(1), "mayfly, later fork, 8 MiB": lambda: dirty(8),
+                              "mayfly, later fork, nothing written": lambda: parent.fork("later, nothing written"),
                               "mayfly, a fork's own first": lambda: first_of_fork(bench, parent)})
             many(bench, parent)
         finally:
