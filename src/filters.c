@@ -26,6 +26,8 @@ void filters_use_built_in(struct filters *filters)
 		(struct filters_program) { vcpu_program, ARRAY_SIZE(vcpu_program) };
 	filters->programs[FILTERS_UFFD] =
 		(struct filters_program) { uffd_program, ARRAY_SIZE(uffd_program) };
+	filters->programs[FILTERS_FORK] =
+		(struct filters_program) { fork_program, ARRAY_SIZE(fork_program) };
 }
 
 void filters_clear(struct filters *filters)
@@ -38,6 +40,7 @@ static const char *const thread_words[FILTERS_THREADS] = {
 	[FILTERS_VMM] = "main thread",
 	[FILTERS_VCPU] = "vCPU threads",
 	[FILTERS_UFFD] = "thread that watches the handler",
+	[FILTERS_FORK] = "main thread",
 };
 
 int filters_enter(const struct filters *filters, enum filters_thread thread, struct error *err)

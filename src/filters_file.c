@@ -24,6 +24,7 @@ static const char *const thread_names[FILTERS_THREADS] = {
 	[FILTERS_VMM] = "vmm",
 	[FILTERS_VCPU] = "vcpu",
 	[FILTERS_UFFD] = "uffd",
+	[FILTERS_FORK] = "fork",
 };
 
 struct reader {
@@ -118,7 +119,7 @@ static int parse_program(struct filters *filters, struct reader *reader, struct 
 		return refuse_at(reader, start, "the file ends within a program's head");
 	thread = find_thread(head.thread);
 	if (thread < 0)
-		return refuse_at(reader, start, "the thread is none of vmm, vcpu and uffd");
+		return refuse_at(reader, start, "the thread is none of vmm, vcpu, uffd and fork");
 	if (filters->programs[thread].count)
 		return refuse_at(reader, start, "a second program for the same thread");
 	if (head.instruction_count == 0 || head.instruction_count > BPF_MAXINSNS)
@@ -153,9 +154,10 @@ static int parse_head(struct reader *reader, uint32_t *program_count)
 	if (head.architecture != AUDIT_ARCH_X86_64)
 		return refuse_at(reader, offsetof(struct filters_file_head, architecture),
 				 "the filters are for another architecture");
-	if (head.program_count < FILTERS_THREADS - 1 || head.program_count > FILTERS_THREADS)
-		return refuse_at(reader, offsetof(struct filters_file_head, program_count),
-				 "there are two programs or three: vmm, vcpu, and maybe uffd");
+	if (head.program_count < FILTERS_THREADS - 2 || head.program_count > FILTERS_THREADS)
+		return refuse_at(
+			reader, offsetof(struct filters_file_head, program_count),
+			"there are two to four programs: vmm, vcpu, and maybe uffd and fork");
 	if (head.reserved)
 		return refuse_at(reader, offsetof(struct filters_file_head, reserved),
 				 "this must be 0");
@@ -163,13 +165,15 @@ static int parse_head(struct reader *reader, uint32_t *program_count)
 	return 0;
 }
 
-/* Files older than the thread have nothing for it: it may what the main thread may. */
+/* Files older than these have nothing for them: they may what the main thread may. */
 static int complete(struct filters *filters, const struct reader *reader)
 {
 	if (!filters->programs[FILTERS_VMM].count || !filters->programs[FILTERS_VCPU].count)
 		return refuse_at(reader, reader->offset, "vmm and vcpu each need a program");
 	if (!filters->programs[FILTERS_UFFD].count)
 		filters->programs[FILTERS_UFFD] = filters->programs[FILTERS_VMM];
+	if (!filters->programs[FILTERS_FORK].count)
+		filters->programs[FILTERS_FORK] = filters->programs[FILTERS_VMM];
 	return 0;
 }
 

@@ -577,7 +577,8 @@ int vmm_enter_filters(struct vmm *vmm, struct error *err)
 {
 	start_metrics(vmm);
 	/* From here on this thread makes no call but those that a running guest needs. */
-	return filters_enter(vmm->options.filters, FILTERS_VMM, err);
+	return filters_enter(vmm->options.filters, vmm->options.forker ? FILTERS_FORK : FILTERS_VMM,
+			     err);
 }
 
 void vmm_begin_metrics(struct vmm *vmm)

@@ -1,6 +1,7 @@
 /*
- * System-call filters (seccomp(2)): one for the main thread, one for vCPU threads, one for the
- * thread that watches who brings memory (uffd.h). They are classic BPF programs that mayfly-seccomp
+ * System-call filters (seccomp(2)): one for the main thread, another for it where the monitor can
+ * be forked (forker.h), one for vCPU threads, one for the thread that watches who brings memory
+ * (uffd.h). They are classic BPF programs that mayfly-seccomp
  * compiles from jail/filters/mayfly.filter when Mayfly is built; the monitor holds them as data, or
  * reads such a program from a file (--seccomp-filter).
  *
@@ -18,6 +19,7 @@ enum filters_thread {
 	FILTERS_VMM,  /* the main thread */
 	FILTERS_VCPU, /* each vCPU's */
 	FILTERS_UFFD, /* the one that a monitor has whose memory a handler brings */
+	FILTERS_FORK, /* the main thread of a monitor that has a forker */
 	FILTERS_THREADS
 };
 
@@ -43,12 +45,13 @@ struct filters_file_head {
 	char magic[8];
 	uint32_t version;
 	uint32_t architecture;	/* AUDIT_ARCH_X86_64 */
-	uint32_t program_count; /* each thread's, once, in any order; uffd's may be missing */
+	uint32_t program_count; /* each thread's, once, in any order; uffd's and fork's may be
+				   missing */
 	uint32_t reserved;	/* 0 */
 };
 
 struct filters_file_program {
-	char thread[8]; /* "vmm", "vcpu" or "uffd", then zeros */
+	char thread[8]; /* "vmm", "vcpu", "uffd" or "fork", then zeros */
 	uint32_t instruction_count;
 	uint32_t reserved; /* 0 */
 };
@@ -60,8 +63,8 @@ bool filters_are_default(void);
 /* Those of the build. */
 void filters_use_built_in(struct filters *filters);
 
-/* Those of a file, which is checked whole: vmm's stands in for a uffd's that it has not. The
- * message names it and, for what is wrong in it, the offset in bytes. */
+/* Those of a file, which is checked whole: vmm's stands in for uffd's and fork's that it has not.
+ * The message names it and, for what is wrong in it, the offset in bytes. */
 int filters_load(struct filters *filters, const char *path, struct error *err);
 
 /* The same of a file's content; `name` is for messages. */

@@ -21,6 +21,7 @@ static const char *const thread_names[FILTER_THREADS] = {
 	[FILTER_VMM] = "vmm",
 	[FILTER_VCPU] = "vcpu",
 	[FILTER_UFFD] = "uffd",
+	[FILTER_FORK] = "fork",
 };
 
 const char *filter_thread_name(enum filter_thread thread)
@@ -174,7 +175,7 @@ static bool parse_rule(struct reader *reader, enum rule_action action, char *res
 
 	if (!reader->threads)
 		return refuse(reader,
-			      "no thread was named yet: thread vmm, vcpu, uffd, or several");
+			      "no thread was named yet: thread vmm, vcpu, uffd, fork, or several");
 	if (definition->rule_count == DEFINITION_MAX_RULES)
 		return refuse(reader, "more than %d rules", DEFINITION_MAX_RULES);
 	if (!why)
@@ -207,11 +208,12 @@ static bool parse_threads(struct reader *reader, char *rest)
 		for (unsigned int i = 0; i < FILTER_THREADS; i++)
 			found |= strcmp(word, thread_names[i]) == 0 ? 1U << i : 0;
 		if (!found)
-			return refuse(reader, "'%s' is no thread: vmm, vcpu or uffd", word);
+			return refuse(reader, "'%s' is no thread: vmm, vcpu, uffd or fork", word);
 		reader->threads |= found;
 	}
-	return reader->threads ? true
-			       : refuse(reader, "thread needs a name behind it: vmm, vcpu or uffd");
+	return reader->threads
+		       ? true
+		       : refuse(reader, "thread needs a name behind it: vmm, vcpu, uffd or fork");
 }
 
 static bool parse_line(struct reader *reader, char *line)

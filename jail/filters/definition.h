@@ -18,6 +18,7 @@ enum filter_thread {
 	FILTER_VMM,
 	FILTER_VCPU,
 	FILTER_UFFD,
+	FILTER_FORK,
 	FILTER_THREADS
 };
 

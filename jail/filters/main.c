@@ -25,7 +25,8 @@ _Static_assert((int)FILTER_THREADS == (int)FILTERS_THREADS, "what the monitor ha
  */
 static bool is_left_out(const struct definition *definition, enum filter_thread thread)
 {
-	return thread == FILTER_UFFD && !definition_names(definition, thread);
+	return (thread == FILTER_UFFD || thread == FILTER_FORK) &&
+	       !definition_names(definition, thread);
 }
 
 static int write_file(const struct definition *definition, const struct compiled *compiled,
@@ -35,9 +36,10 @@ static int write_file(const struct definition *definition, const struct compiled
 		.magic = FILTERS_FILE_MAGIC,
 		.version = FILTERS_FILE_VERSION,
 		.architecture = AUDIT_ARCH_X86_64,
-		.program_count = FILTER_THREADS - is_left_out(definition, FILTER_UFFD),
 	};
 
+	for (unsigned int i = 0; i < FILTER_THREADS; i++)
+		head.program_count += !is_left_out(definition, i);
 	fwrite(&head, sizeof(head), 1, out);
 	for (unsigned int i = 0; i < FILTER_THREADS; i++) {
 		struct filters_file_program program = { .instruction_count = compiled[i].count };
@@ -164,13 +166,18 @@ static int write_table(const struct definition *definition, const struct compile
 {
 	(void)compiled;
 	for (unsigned int i = 0; i < FILTER_THREADS; i++) {
-		fprintf(out, "%s### `%s`: %u calls\n\n| call | only | why |\n| --- | --- | --- |\n",
+		/* The main thread's, and some more. */
+		bool more = i == FILTER_FORK;
+
+		fprintf(out,
+			"%s### `%s`: %u calls%s\n\n| call | only | why |\n| --- | --- | --- |\n",
 			i ? "\n" : "", filter_thread_name(i),
-			count_calls(definition, i, RULE_ALLOW));
+			count_calls(definition, i, RULE_ALLOW), more ? ", those of `vmm` and" : "");
 		for (unsigned int at = 0; at < definition->rule_count; at++) {
 			const struct rule *rule = &definition->rules[at];
 
-			if (rule->action != RULE_KILL && (rule->threads & 1U << i))
+			if (rule->action != RULE_KILL && (rule->threads & 1U << i) &&
+			    !(more && rule->threads & 1U << FILTER_VMM))
 				write_row(rule, out);
 		}
 	}

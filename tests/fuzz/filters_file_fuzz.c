@@ -1,6 +1,6 @@
 /*
  * The file of --seccomp-filter with hostile bytes. Once as they are; once as the instructions of
- * three programs in a file whose heads are right, behind which most of the checks lie. Whatever
+ * its programs in a file whose heads are right, behind which most of the checks lie. Whatever
  * comes: what is accepted is what the kernel takes (jumps forward and within the program, loads
  * within what a filter is given, a return at the end), and what is refused says where.
  */
@@ -74,14 +74,14 @@ static void put(uint8_t *file, size_t *used, const void *bytes, size_t length)
 /* The first byte says how much of the rest is whose. */
 static void parse_as_instructions(struct fuzz_input *input)
 {
-	static const char *const names[] = { "vmm", "vcpu", "uffd" };
+	static const char *const names[] = { "vmm", "vcpu", "uffd", "fork" };
 	static uint8_t file[FILE_BYTES];
 	uint32_t total = (uint32_t)((input->length - 1) / sizeof(struct sock_filter));
 	uint8_t share = input_u8(input);
 	struct filters_file_head head = { .magic = FILTERS_FILE_MAGIC,
 					  .version = FILTERS_FILE_VERSION,
 					  .architecture = AUDIT_ARCH_X86_64,
-					  .program_count = 2 + (share & 1) };
+					  .program_count = 2 + share % 3 };
 	size_t used = 0;
 
 	put(file, &used, &head, sizeof(head));

@@ -1,7 +1,7 @@
 /*
  * Makes system calls under one of the monitor's filters and says what becomes of each:
  *
- *   every_call FILE vmm|vcpu|uffd
+ *   every_call FILE vmm|vcpu|uffd|fork
  *
  * FILE is one of mayfly-seccomp. A line of standard input is a call: its number and six arguments.
  * Each is made in a process of its own, and answered with a line: "allowed", "refused ERRNO" (only

@@ -181,10 +181,36 @@ Test(filters, memory_is_never_made_executable)
 /* A fork moves a mapping; none is shared anew, and none grows in its place. */
 Test(filters, mappings_move_and_are_not_doubled)
 {
-	for (uint64_t flags = 0; flags < 8; flags++)
-		cr_assert_eq(verdict(FILTERS_VMM, SYS_mremap, 4096, 8192, flags) ==
-				     SECCOMP_RET_ALLOW,
+	for (uint64_t flags = 0; flags < 8; flags++) {
+		bool allows =
+			verdict(FILTERS_VMM, SYS_mremap, 4096, 8192, flags) == SECCOMP_RET_ALLOW;
+		bool fork_allows =
+			verdict(FILTERS_FORK, SYS_mremap, 4096, 8192, flags) == SECCOMP_RET_ALLOW;
+
+		cr_assert_eq(allows, flags == MREMAP_MAYMOVE);
+		cr_assert_eq(fork_allows,
 			     flags == MREMAP_MAYMOVE || flags == (MREMAP_MAYMOVE | MREMAP_FIXED));
+	}
+}
+
+Test(filters, what_forks_take_only_monitors_may_that_can_be_forked)
+{
+	unsigned int more = 0;
+
+	cr_assert_not(allowed(FILTERS_VMM, SYS_sendmsg, 0, 0));
+	cr_assert_not(allowed(FILTERS_VMM, SYS_madvise, 4096, MADV_DONTDUMP));
+	cr_assert(allowed(FILTERS_FORK, SYS_sendmsg, 0, 0));
+	cr_assert(allowed(FILTERS_FORK, SYS_madvise, 4096, MADV_DONTDUMP));
+	cr_assert_not(allowed(FILTERS_FORK, SYS_madvise, 4096, MADV_DONTNEED));
+	/* Nothing else differs: in what is asked of them with zeros. */
+	for (long number = 0; number < NUMBERS; number++) {
+		uint32_t mine = verdict(FILTERS_VMM, number, 0, 0, 0);
+		uint32_t forks = verdict(FILTERS_FORK, number, 0, 0, 0);
+
+		more += mine != forks;
+		cr_assert(mine == forks || number == SYS_sendmsg, "%ld", number);
+	}
+	cr_assert_eq(more, 1);
 }
 
 Test(filters, signals_go_to_vcpus_and_to_the_end_only)
@@ -258,7 +284,7 @@ static void make_image(struct image *image)
 					  .version = FILTERS_FILE_VERSION,
 					  .architecture = AUDIT_ARCH_X86_64,
 					  .program_count = FILTERS_THREADS };
-	static const char *const names[] = { "vmm", "vcpu", "uffd" };
+	static const char *const names[] = { "vmm", "vcpu", "uffd", "fork" };
 	struct filters filters;
 
 	image->length = 0;
@@ -322,15 +348,19 @@ Test(filters, thread_that_a_file_leaves_out_may_what_the_main_thread_may)
 	static struct image image;
 	struct filters filters;
 
-	make_image(&image);
-	image.head.program_count = 2;
-	image.length = image.program[FILTERS_UFFD];
-	cr_assert_eq(filters_parse(&filters, image.bytes, image.length, "/f", NULL), 0);
-	cr_assert_gt(filters.programs[FILTERS_VMM].count, 0);
-	cr_assert_eq(filters.programs[FILTERS_UFFD].count, filters.programs[FILTERS_VMM].count);
-	cr_assert_eq(filters.programs[FILTERS_UFFD].instructions,
-		     filters.programs[FILTERS_VMM].instructions);
-	filters_clear(&filters);
+	/* Files of two programs, and of three: they were made before there were the others. */
+	for (unsigned int there = FILTERS_UFFD; there < FILTERS_THREADS; there++) {
+		make_image(&image);
+		image.head.program_count = there;
+		image.length = image.program[there];
+		cr_assert_eq(filters_parse(&filters, image.bytes, image.length, "/f", NULL), 0);
+		cr_assert_gt(filters.programs[FILTERS_VMM].count, 0);
+		for (unsigned int i = FILTERS_UFFD; i < FILTERS_THREADS; i++)
+			cr_assert_eq(filters.programs[i].instructions ==
+					     filters.programs[FILTERS_VMM].instructions,
+				     i >= there);
+		filters_clear(&filters);
+	}
 }
 
 Test(filters, no_other_thread_may_be_left_out)
@@ -376,9 +406,11 @@ Test(filters, head_is_checked_field_by_field)
 	assert_refused(&image, 12, "the filters are for another architecture");
 	make_image(&image);
 	image.head.program_count = 1;
-	assert_refused(&image, 16, "there are two programs or three: vmm, vcpu, and maybe uffd");
-	image.head.program_count = 4;
-	assert_refused(&image, 16, "there are two programs or three: vmm, vcpu, and maybe uffd");
+	assert_refused(&image, 16,
+		       "there are two to four programs: vmm, vcpu, and maybe uffd and fork");
+	image.head.program_count = 5;
+	assert_refused(&image, 16,
+		       "there are two to four programs: vmm, vcpu, and maybe uffd and fork");
 	make_image(&image);
 	image.head.reserved = 1;
 	assert_refused(&image, 20, "this must be 0");
@@ -397,9 +429,9 @@ Test(filters, program_heads_are_checked_field_by_field)
 	program->thread[4] = '\0';
 	assert_refused(&image, at, "a second program for the same thread");
 	strcpy(program->thread, "api");
-	assert_refused(&image, at, "the thread is none of vmm, vcpu and uffd");
+	assert_refused(&image, at, "the thread is none of vmm, vcpu, uffd and fork");
 	memcpy(program->thread, "vcpu\0\0\0x", 8);
-	assert_refused(&image, at, "the thread is none of vmm, vcpu and uffd");
+	assert_refused(&image, at, "the thread is none of vmm, vcpu, uffd and fork");
 	make_image(&image);
 	program->instruction_count = 0;
 	assert_refused(&image, at + 8, "a program has from 1 to 4096 instructions");
