@@ -31,7 +31,7 @@ PAUSE_GOAL_NS = 1_000_000
 def declare(report):
     report.measure("pause", "what the guest stands still, as the monitor measures it", "ns")
     report.measure("ready", "PUT /snapshot/fork with resume_vm, from request to answer", "ns")
-    report.measure("copied", "of guest memory, during the pause", "bytes")
+    report.measure("copied", "of guest memory, before the pause and in it", "bytes")
 
 
 def fork(client, row, path):
@@ -129,26 +129,32 @@ def many(bench, parent):
                        ["", "each (median)"], rows, "PUT /snapshot/fork")
 
 
+def later(bench):
+    """A guest that was forked before. The 8 MiB come last: from then on each fork has them to read."""
+    parent = Parent(bench, MEMORY_MIB, WRITTEN_MIB[0])
+    seeds = itertools.count(2)
+
+    def dirty(mebibytes):
+        seed = next(seeds)
+        parent.ask(f"touch {mebibytes * 256}\nseed {seed}", rb"seed value=%d\n" % seed)
+        return parent.fork(f"later, {mebibytes} MiB written")
+
+    try:
+        parent.fork("first")
+        bench.interleave({"mayfly, later fork, 1 MiB": lambda: dirty(1),
+                          "mayfly, later fork, nothing written": lambda: parent.fork("later, nothing written"),
+                          "mayfly, a fork's own first": lambda: first_of_fork(bench, parent)})
+        many(bench, parent)
+        bench.interleave({"mayfly, later fork, 8 MiB": lambda: dirty(WRITTEN_MIB[0])})
+    finally:
+        parent.end()
+
+
 def measure(bench):
     declare(bench.report)
     with bench.undisturbed():
         bench.interleave({f"mayfly, {row}": lambda row=row: first(bench, row) for row in FIRST})
-        parent = Parent(bench, MEMORY_MIB, WRITTEN_MIB[0])
-        try:
-            parent.fork("first")
-            seeds = itertools.count(2)
-
-            def dirty(mebibytes):
-                seed = next(seeds)
-                parent.ask(f"touch {mebibytes * 256}\nseed {seed}", rb"seed value=%d\n" % seed)
-                return parent.fork(f"later, {mebibytes} MiB written")
-
-            bench.interleave({"mayfly, later fork, 1 MiB": lambda: dirty(1), "mayfly, later fork, 8 MiB": lambda: dirty(8),
-                              "mayfly, later fork, nothing written": lambda: parent.fork("later, nothing written"),
-                              "mayfly, a fork's own first": lambda: first_of_fork(bench, parent)})
-            many(bench, parent)
-        finally:
-            parent.end()
+        later(bench)
     if bench.host == "native":
         for row in (f"first, {WRITTEN_MIB[0]} MiB written", "later, 1 MiB written", "a fork's own first, nothing written"):
             value = bench.report.median("pause", row)
