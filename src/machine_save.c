@@ -140,6 +140,11 @@ int machine_save(struct machine *machine, const struct vm_config *config,
 		result = save_memory(machine, &id, snapshot, &memory, err);
 	if (result == 0)
 		result = write_state(&state, snapshot->state_path, &writer, err);
+	/* Of paths that are written in two ways, too: there would be a state without memory. */
+	if (result == 0 && atomic_file_is_same(&memory, &state))
+		result = error_set(err, EINVAL,
+				   "snapshot_path and mem_file_path name the same file: %s and %s",
+				   snapshot->state_path, snapshot->memory_path);
 	if (result == 0)
 		result = atomic_file_commit(&memory, err);
 	if (result == 0)

@@ -1,5 +1,6 @@
 /* The memory file as the handler sees it: see handler.h. */
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
@@ -35,6 +36,11 @@ int memory_image_open(struct memory_image *image, const char *path, struct error
 	*image = (struct memory_image) { .fd = -1 };
 	if (fd < 0)
 		return error_errno(err, "memory file %s", path);
+	/* Held for as long as a guest may ask for a page: what is merged into it would be others'.
+	 */
+	if (flock(fd, LOCK_SH | LOCK_NB) < 0 && errno == EWOULDBLOCK)
+		return error_set(err, EBUSY, "memory file %s: a diff is being merged into it",
+				 path);
 	if (fstat(fd, &status) < 0)
 		return error_errno(err, "memory file %s", path);
 	if (!S_ISREG(status.st_mode) || status.st_size == 0)

@@ -30,6 +30,10 @@ int atomic_file_open(struct atomic_file *file, const char *path, struct error *e
 int atomic_file_write(struct atomic_file *file, const void *bytes, size_t length_bytes,
 		      uint64_t offset, struct error *err);
 
+/* Whether both, which are open, shall have one name: the second to be committed would replace the
+ * first. */
+bool atomic_file_is_same(const struct atomic_file *file, const struct atomic_file *other);
+
 /* On the disk, though not yet under its name: after this, commit has little left that can fail. */
 int atomic_file_flush(struct atomic_file *file, struct error *err);
 

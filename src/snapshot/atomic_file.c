@@ -123,6 +123,15 @@ int atomic_file_write(struct atomic_file *file, const void *bytes, size_t length
 	return 0;
 }
 
+bool atomic_file_is_same(const struct atomic_file *file, const struct atomic_file *other)
+{
+	struct stat one, two;
+
+	return strcmp(file->name, other->name) == 0 && fstat(file->folder_fd, &one) == 0 &&
+	       fstat(other->folder_fd, &two) == 0 && one.st_dev == two.st_dev &&
+	       one.st_ino == two.st_ino;
+}
+
 int atomic_file_flush(struct atomic_file *file, struct error *err)
 {
 	if (fsync(file->fd) < 0)

@@ -123,6 +123,9 @@ class TestStates:
         guest.api.pause()
         path = str(workshop.path("same"))
         assert "same file" in guest.api.refusal("PUT", "/snapshot/create", {"snapshot_path": path, "mem_file_path": path})
+        # Not by the words alone.
+        again = f"{workshop.path('same').parent}/./same"
+        assert "same file" in guest.api.refusal("PUT", "/snapshot/create", {"snapshot_path": path, "mem_file_path": again})
         assert not workshop.path("same").exists()
 
 

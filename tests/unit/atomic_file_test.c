@@ -155,3 +155,23 @@ Test(atomic_file, a_path_without_a_folder_is_in_the_present_one)
 	atomic_file_close(&file);
 	expect_content("here");
 }
+
+Test(atomic_file, one_name_of_one_folder_is_the_same_file_however_it_is_written)
+{
+	struct atomic_file file, same, other, elsewhere;
+	char name[128];
+
+	cr_assert_eq(chdir(folder), 0);
+	cr_assert_eq(atomic_file_open(&file, "state", NULL), 0);
+	snprintf(name, sizeof(name), "%s/./state", folder);
+	cr_assert_eq(atomic_file_open(&same, name, NULL), 0);
+	cr_assert_eq(atomic_file_open(&other, "memory", NULL), 0);
+	cr_assert_eq(atomic_file_open(&elsewhere, "/tmp/state", NULL), 0);
+	cr_assert(atomic_file_is_same(&file, &same));
+	cr_assert_not(atomic_file_is_same(&file, &other));
+	cr_assert_not(atomic_file_is_same(&file, &elsewhere));
+	atomic_file_close(&file);
+	atomic_file_close(&same);
+	atomic_file_close(&other);
+	atomic_file_close(&elsewhere);
+}

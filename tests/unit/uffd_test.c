@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -489,6 +490,34 @@ Test(uffd, a_memory_file_says_how_large_its_guest_is_and_a_diff_is_refused)
 	cr_assert_eq(memory_image_open(&image, setting.file, &err), -EINVAL);
 	cr_assert(strstr(err.message, "is a diff"), "%s", err.message);
 	cr_assert_eq(image.fd, -1);
+	clean(&setting);
+}
+
+/* Guests of the handler would get pages of two snapshots. */
+Test(uffd, nothing_is_merged_into_a_memory_file_that_is_served)
+{
+	struct setting setting;
+	struct memory_image image, second;
+	struct error err = { 0 };
+	char diff[80];
+	int fd;
+
+	prepare(&setting);
+	snprintf(diff, sizeof(diff), "%s/diff", setting.folder);
+	write_own_file(setting.file, NULL);
+	write_own_file(diff, &(struct memory_file_id) { { 2 } });
+	cr_assert_eq(memory_image_open(&image, setting.file, &err), 0, "%s", err.message);
+	cr_assert_eq(memory_file_merge(setting.file, diff, &err), -EBUSY, "%s", err.message);
+	/* Many can serve it. */
+	cr_assert_eq(memory_image_open(&second, setting.file, &err), 0, "%s", err.message);
+	memory_image_close(&second);
+	memory_image_close(&image);
+	fd = open(setting.file, O_RDWR | O_CLOEXEC);
+	cr_assert_eq(flock(fd, LOCK_EX), 0);
+	cr_assert_eq(memory_image_open(&image, setting.file, &err), -EBUSY);
+	cr_assert(strstr(err.message, "a diff is being merged into it"), "%s", err.message);
+	close(fd);
+	unlink(diff);
 	clean(&setting);
 }
 
