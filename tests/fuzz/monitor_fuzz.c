@@ -3,18 +3,15 @@
  * wire and a terminal, all at once, against a KVM that is played (monitor/fake.h). What is between
  * is the monitor's own: server, vmm, machine, loop, vCPU threads, buses, devices, disks.
  *
+ * A monitor may be followed by another one, which finds the files of the first: a snapshot that it
+ * made, whole or changed, or the order for a fork.
+ *
  * The input is what the machine is, then a program of steps. Each step is over when the vCPUs and
  * the loop rest, unless the input says that the next ones overlap. Whatever comes: nothing crashes,
  * hangs or leaks, no descriptor stays open, the loop comes to rest, disks keep their sizes, answers
  * are HTTP, and a machine that has not ended still answers its client and serves its guest.
  */
-#include <fcntl.h>
-#include <linux/kvm.h>
-#include <linux/virtio_blk.h>
-#include <linux/virtio_config.h>
 #include <linux/virtio_mmio.h>
-#include <linux/virtio_net.h>
-#include <linux/virtio_ring.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,53 +19,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "mayfly/api.h"
-#include "monitor/fake.h"
 #include "monitor/requests.h"
-
-#define CONNECTIONS 3
-#define RING_SIZE   16
-/* Of virtio slot s, queue q: between the page tables and the kernel. */
-#define SLOT_BYTES  0x8000ULL
-#define QUEUE_BYTES 0x4000ULL
-#define RINGS	    0x100000ULL
-#define AVAILABLE   0x800ULL
-#define USED	    0xc00ULL
-#define BUFFERS	    0x1000ULL
-
-enum step {
-	STEP_PIO,
-	STEP_MMIO,
-	STEP_REGISTER,
-	STEP_BYTES,
-	STEP_START_DRIVER,
-	STEP_BLOCK,
-	STEP_FRAME_OUT,
-	STEP_BUFFER_IN,
-	STEP_WIRE,
-	STEP_TERMINAL,
-	STEP_EXIT,
-	STEP_REQUEST,
-	STEP_CLIENT_BYTES,
-	STEP_CONNECT,
-	STEP_CLOCK,
-	STEP_OVERLAP,
-	STEP_COUNT
-};
-
-struct world {
-	struct log log;
-	struct loop loop;
-	struct vmm *vmm;
-	struct api_server *api;
-	int clients[CONNECTIONS];
-	bool started[CONNECTIONS]; /* an answer has begun */
-	unsigned int client;
-	unsigned int vcpu;
-	unsigned int overlap; /* so many steps do not wait */
-	bool ended;
-	uint16_t available[LAYOUT_MAX_VIRTIO_DEVICES][2];
-};
+#include "monitor/world.h"
 
 /* The client. */
 
@@ -139,235 +91,6 @@ static void send_request(struct world *world, const char *request)
 	send_bytes(world, text, (size_t)length);
 }
 
-/* The guest. */
-
-static bool guest_runs(const struct world *world)
-{
-	return !world->ended && vmm_state(world->vmm) == VMM_RUNNING;
-}
-
-static void settle(struct world *world)
-{
-	if (world->overlap == 0 && vmm_state(world->vmm) == VMM_RUNNING)
-		fake_kvm_settle();
-}
-
-static void mmio(struct world *world, bool write, uint64_t address, uint64_t value,
-		 unsigned int size)
-{
-	struct fake_exit exit = { .kind = FAKE_MMIO,
-				  .write = write,
-				  .size = (uint8_t)size,
-				  .address = address,
-				  .value = value };
-
-	fake_kvm_post(world->vcpu, &exit);
-}
-
-static uint64_t window(unsigned int slot)
-{
-	return LAYOUT_VIRTIO_MMIO + (slot & 0x7f) * LAYOUT_VIRTIO_MMIO_BYTES +
-	       (slot & 0x80 ? LAYOUT_VIRTIO_MMIO_CMDLINE - LAYOUT_VIRTIO_MMIO : 0);
-}
-
-static void set(struct world *world, unsigned int slot, uint64_t offset, uint32_t value)
-{
-	mmio(world, true, window(slot) + offset, value, 4);
-}
-
-static void put(uint64_t gpa, const void *bytes, size_t length)
-{
-	void *there = fake_kvm_memory(gpa, length);
-
-	if (there)
-		memcpy(there, bytes, length);
-}
-
-static uint64_t ring(unsigned int slot, unsigned int queue)
-{
-	return RINGS + (slot & 0x7f) * SLOT_BYTES + queue * QUEUE_BYTES;
-}
-
-/* As the standard says (virtio 1.2, 3.1.1). */
-static void start_driver(struct world *world, unsigned int slot, uint32_t features)
-{
-	static const uint8_t zeros[BUFFERS];
-	uint32_t status = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
-
-	set(world, slot, VIRTIO_MMIO_STATUS, 0);
-	settle(world);
-	set(world, slot, VIRTIO_MMIO_STATUS, status);
-	set(world, slot, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 0);
-	set(world, slot, VIRTIO_MMIO_DRIVER_FEATURES, features);
-	set(world, slot, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 1);
-	set(world, slot, VIRTIO_MMIO_DRIVER_FEATURES, 1); /* VIRTIO_F_VERSION_1 */
-	set(world, slot, VIRTIO_MMIO_STATUS, status |= VIRTIO_CONFIG_S_FEATURES_OK);
-	for (unsigned int queue = 0; queue < 2; queue++) {
-		uint64_t base = ring(slot, queue);
-
-		put(base, zeros, sizeof(zeros));
-		world->available[slot % LAYOUT_MAX_VIRTIO_DEVICES][queue] = 0;
-		set(world, slot, VIRTIO_MMIO_QUEUE_SEL, queue);
-		set(world, slot, VIRTIO_MMIO_QUEUE_NUM, RING_SIZE);
-		set(world, slot, VIRTIO_MMIO_QUEUE_DESC_LOW, (uint32_t)base);
-		set(world, slot, VIRTIO_MMIO_QUEUE_AVAIL_LOW, (uint32_t)(base + AVAILABLE));
-		set(world, slot, VIRTIO_MMIO_QUEUE_USED_LOW, (uint32_t)(base + USED));
-		set(world, slot, VIRTIO_MMIO_QUEUE_READY, 1);
-	}
-	set(world, slot, VIRTIO_MMIO_STATUS, status | VIRTIO_CONFIG_S_DRIVER_OK);
-}
-
-static void put_descriptor(uint64_t base, unsigned int index, uint64_t address, uint32_t length,
-			   uint16_t flags, uint16_t next)
-{
-	struct vring_desc descriptor = { address, length, flags, next };
-
-	put(base + 16ULL * index, &descriptor, sizeof(descriptor));
-}
-
-static void offer(struct world *world, unsigned int slot, unsigned int queue, uint16_t head)
-{
-	uint64_t base = ring(slot, queue);
-	uint16_t *index = &world->available[slot % LAYOUT_MAX_VIRTIO_DEVICES][queue];
-
-	put(base + AVAILABLE + 4 + 2ULL * (*index % RING_SIZE), &head, 2);
-	(*index)++;
-	put(base + AVAILABLE + 2, index, 2);
-	set(world, slot, VIRTIO_MMIO_QUEUE_NOTIFY, queue);
-}
-
-/* A request in three descriptors, nearly right. */
-static void block_request(struct world *world, struct fuzz_input *input)
-{
-	unsigned int slot = input_u8(input), how = input_u8(input), place = how >> 6;
-	uint64_t base = ring(slot, 0), header_at = base + BUFFERS + 0x40ULL * place;
-	struct virtio_blk_outhdr header = { .type = input_u8(input) & 0xf };
-	uint64_t data = base + BUFFERS + 0x400 + (how & 8 ? input_u64(input) : 0);
-	uint32_t length = how & 1 ? input_u32(input) : 512U * (input_u8(input) & 0xf);
-	uint16_t write = how & 2 ? VRING_DESC_F_WRITE : 0, head = (uint16_t)(3 * place);
-
-	header.sector = how & 4 ? input_u64(input) : input_u8(input);
-	if (how & 0x20) { /* discard, write zeroes */
-		struct virtio_blk_discard_write_zeroes range = { header.sector, 8, how & 1 };
-
-		put(data, &range, sizeof(range));
-		length = sizeof(range);
-	}
-	put(header_at, &header, sizeof(header));
-	put_descriptor(base, head, header_at, 16, VRING_DESC_F_NEXT,
-		       (uint16_t)(head + (how & 0x10 ? 2 : 1))); /* a flush has no data */
-	put_descriptor(base, head + 1U, data, length, write | VRING_DESC_F_NEXT,
-		       (uint16_t)(head + 2));
-	put_descriptor(base, head + 2U, header_at + 32, 1, VRING_DESC_F_WRITE, 0);
-	offer(world, slot, 0, head);
-}
-
-static void net_chain(struct world *world, struct fuzz_input *input, bool out)
-{
-	static const uint32_t lengths[] = { 12, 60, 300, 2048 };
-	unsigned int slot = input_u8(input), how = input_u8(input), queue = out ? 1 : 0;
-	uint64_t base = ring(slot, queue), at = base + BUFFERS + 0x200ULL * (how & 7);
-	uint8_t bytes[64];
-
-	if (out) {
-		input_bytes(input, bytes, sizeof(bytes));
-		if (how & 8)
-			memset(bytes, 0, sizeof(struct virtio_net_hdr_v1));
-		put(at, bytes, sizeof(bytes));
-	}
-	put_descriptor(
-		base, how & 7, at, how & 0x10 ? input_u32(input) : lengths[how >> 6],
-		(uint16_t)((out ? 0 : VRING_DESC_F_WRITE) | (how & 0x20 ? VRING_DESC_F_NEXT : 0)),
-		(uint16_t)((how & 7) + 1));
-	offer(world, slot, queue, how & 7);
-}
-
-static void any_exit(struct world *world, struct fuzz_input *input)
-{
-	static const int errors[] = { EINTR, EAGAIN, EFAULT, ENOMEM, EINVAL, EBADF };
-	struct fake_exit exit = { .kind = FAKE_OTHER, .address = input_u8(input) };
-
-	if (exit.address & 0x80) {
-		exit.kind = FAKE_ERROR;
-		exit.address = (uint64_t)errors[exit.address % ARRAY_SIZE(errors)];
-	} else if (exit.address == KVM_EXIT_IO || exit.address == KVM_EXIT_MMIO) {
-		exit.address = KVM_EXIT_SHUTDOWN; /* those have words of their own */
-	}
-	exit.value = input_u64(input);
-	fake_kvm_post(world->vcpu, &exit);
-}
-
-static void port_access(struct world *world, struct fuzz_input *input)
-{
-	static const uint16_t bases[] = { LAYOUT_PORT_SERIAL, LAYOUT_PORT_I8042_DATA, 0 };
-	uint8_t how = input_u8(input);
-	struct fake_exit exit = { .kind = FAKE_PIO,
-				  .write = how & 1,
-				  .size = (uint8_t)(1 << (how >> 1 & 3) & 7),
-				  .count = 1,
-				  .address = input_u8(input) & 7U };
-
-	if (exit.size == 0)
-		exit.size = 1;
-	exit.address += how & 0x10 ? input_u16(input) : bases[how >> 5 & 1];
-	if (how & 8) /* rep outs, rep ins: as many as fit a page */
-		exit.count = 1 + input_u16(input) % (4096U / exit.size);
-	exit.value = input_u32(input);
-	fake_kvm_post(world->vcpu, &exit);
-}
-
-static void guest_step(struct world *world, unsigned int step, struct fuzz_input *input)
-{
-	uint8_t bytes[64];
-	unsigned int slot;
-	uint8_t how;
-
-	if (!guest_runs(world))
-		return;
-	switch (step) {
-	case STEP_PIO:
-		port_access(world, input);
-		break;
-	case STEP_MMIO:
-		how = input_u8(input);
-		mmio(world, how & 1,
-		     LAYOUT_MMIO_GAP_START + (how & 2 ? input_u64(input) : input_u32(input)),
-		     input_u64(input), 1 + (how >> 2 & 7));
-		break;
-	case STEP_REGISTER:
-		slot = input_u8(input);
-		how = input_u8(input);
-		mmio(world, how & 1, window(slot) + (input_u16(input) & (how & 2 ? 0xfff : 0xfc)),
-		     how & 4 ? input_u64(input) : input_u8(input),
-		     how & 8 ? 1 + (how >> 4 & 7) : 4);
-		break;
-	case STEP_BYTES:
-		slot = input_u8(input);
-		how = input_u8(input);
-		input_bytes(input, bytes, 1 + (how & 63));
-		put(how & 64 ? input_u64(input)
-			     : ring(slot, how >> 7) + input_u16(input) % QUEUE_BYTES,
-		    bytes, 1 + (how & 63));
-		break;
-	case STEP_START_DRIVER:
-		slot = input_u8(input);
-		start_driver(world, slot, input_u32(input));
-		break;
-	case STEP_BLOCK:
-		block_request(world, input);
-		break;
-	case STEP_FRAME_OUT:
-	case STEP_BUFFER_IN:
-		net_chain(world, input, step == STEP_FRAME_OUT);
-		break;
-	case STEP_EXIT:
-		any_exit(world, input);
-		break;
-	default:
-		break;
-	}
-}
-
 static void wire_step(struct fuzz_input *input)
 {
 	uint8_t how = input_u8(input), frame[2048];
@@ -413,12 +136,100 @@ static void client_bytes(struct world *world, struct fuzz_input *input)
 	send_bytes(world, bytes, length);
 }
 
+static void damage_step(struct world *world, struct fuzz_input *input)
+{
+	static const char *const names[] = { "state", "memory", "diff", "pages" };
+	uint8_t how = input_u8(input);
+	unsigned int which = how & 7;
+
+	/* Not under a guest: a file that is cut or changed then is another matter. */
+	if (guest_runs(world))
+		return;
+	if (which < ARRAY_SIZE(names))
+		fake_damage(fake_snapshot_fd(names[which]), input, how & 0x80);
+	else if (world->forker.words)
+		fake_damage(world->forker.descriptors[which % FORKER_MAX_DESCRIPTORS], input,
+			    how & 0x80);
+}
+
+/* Both as src/main.c has it. */
+
+static void begin_monitor(struct world *world, const struct vmm_options *options)
+{
+	struct api_server_options api = { "api.socket", 4096 };
+
+	FUZZ_CHECK(loop_init(&world->loop, NULL) == 0);
+	fake_host_enter(&world->loop);
+	FUZZ_CHECK(vmm_create(&world->vmm, &world->loop, &world->log, options, NULL) == 0);
+	FUZZ_CHECK(api_server_create(&world->api, &world->loop, world->vmm, &api, NULL) == 0);
+	world->ended = false;
+}
+
+static void end_monitor(struct world *world)
+{
+	uint8_t bytes[4096];
+
+	/* A terminal that takes nothing would be waited for. */
+	while (recv(fake_host_terminal(), bytes, sizeof(bytes), MSG_DONTWAIT) > 0)
+		;
+	vmm_destroy(world->vmm);
+	api_server_destroy(world->api);
+	loop_destroy(&world->loop);
+	fake_forker_close(&world->forker);
+	for (unsigned int i = 0; i < CONNECTIONS; i++) {
+		if (world->clients[i] >= 0)
+			close(world->clients[i]);
+		world->clients[i] = -1;
+	}
+	fake_host_enter(NULL);
+}
+
+/* False: its process would end now. */
+static bool load_fork(struct world *world)
+{
+	struct snapshot_fork_config config = { 0 };
+	struct forker_order order;
+	struct error err = { 0 };
+	int result;
+
+	if (!fake_forker_order(&world->forker, &order))
+		return true;
+	result = vmm_read_order(&order, &config, &err);
+	if (result == 0)
+		result = vmm_load_fork(world->vmm, &config, &order, &err);
+	FUZZ_CHECK(result == 0 || err.message[0]);
+	forker_order_clear(&order);
+	config_clear(&config_snapshot_fork_object, &config);
+	return result == 0;
+}
+
+/* The first byte says which, the second which call of KVM fails. */
+static void next_monitor(struct world *world, struct fuzz_input *input)
+{
+	struct machine_config shape = { .vcpu_count = 1, .mem_size_mib = 4 };
+	struct vmm_options options = { .serial_input = true, .serial_escape = true };
+	uint8_t how = input_u8(input), fail_at = input_u8(input);
+	struct error err = { 0 };
+
+	end_monitor(world);
+	fake_kvm_begin(fail_at & 0x80 ? (fail_at & 0x7fU) + 1 : 0, EINVAL);
+	if (how & 1) {
+		fake_forker_open(&world->forker);
+		options.forker = &world->forker.forker;
+	}
+	begin_monitor(world, &options);
+	if (how & 2)
+		world->ended = !load_fork(world);
+	else if (how & 4)
+		world->ended = vmm_prepare(world->vmm, &shape, &err) < 0;
+}
+
 static void step(struct world *world, struct fuzz_input *input)
 {
 	uint8_t what = input_u8(input);
 
 	world->vcpu = what >> 6;
-	switch (what % STEP_COUNT) {
+	switch ((what & 0x3f) % STEP_COUNT) {
 	case STEP_WIRE:
 		wire_step(input);
 		break;
@@ -441,14 +252,23 @@ static void step(struct world *world, struct fuzz_input *input)
 	case STEP_OVERLAP:
 		world->overlap = 2U + (input_u8(input) & 7);
 		break;
+	case STEP_FORKER:
+		fake_forker_answer(&world->forker, input);
+		break;
+	case STEP_DAMAGE:
+		damage_step(world, input);
+		break;
+	case STEP_NEXT_MONITOR:
+		next_monitor(world, input);
+		break;
 	default:
-		guest_step(world, what % STEP_COUNT, input);
+		guest_step(world, (what & 0x3f) % STEP_COUNT, input);
 	}
 	if (world->overlap > 0)
 		world->overlap--;
-	settle(world);
+	guest_settle(world);
 	turn(world);
-	settle(world);
+	guest_settle(world);
 }
 
 /* The machine that the first bytes describe. */
@@ -501,8 +321,8 @@ static void check_alive(struct world *world)
 	if (!guest_runs(world))
 		return;
 	for (world->vcpu = 0; world->vcpu < 4; world->vcpu++) {
-		mmio(world, true, window(0) + VIRTIO_MMIO_STATUS, 0, 4);
-		mmio(world, true, window(0x80) + VIRTIO_MMIO_STATUS, 0, 4);
+		guest_mmio(world, true, guest_window(0) + VIRTIO_MMIO_STATUS, 0, 4);
+		guest_mmio(world, true, guest_window(0x80) + VIRTIO_MMIO_STATUS, 0, 4);
 	}
 	fake_kvm_settle();
 }
@@ -511,40 +331,30 @@ static void open_world(struct world *world, struct fuzz_input *input)
 {
 	static const int errors[] = { ENOMEM, EINVAL, EBUSY, EPERM, EINTR, EMFILE };
 	struct vmm_options options = { .serial_input = true, .serial_escape = true };
-	struct api_server_options api = { "api.socket", 4096 };
 	uint8_t fail_at = input_u8(input);
 
 	memset(world, 0, sizeof(*world));
+	world->forker.fd = -1;
 	for (unsigned int i = 0; i < CONNECTIONS; i++)
 		world->clients[i] = -1;
 	fake_host_begin(fail_at & 0x80 ? (fail_at & 0x7fU) + 1 : 0,
 			errors[fail_at % ARRAY_SIZE(errors)]);
 	options.boot_timer = fail_at & 1;
 	log_init(&world->log);
-	FUZZ_CHECK(loop_init(&world->loop, NULL) == 0);
-	fake_host_enter(&world->loop);
-	FUZZ_CHECK(log_open(&world->log, "log", NULL) == 0);
 	world->log.level = fail_at & 2 ? LOG_TRACE : LOG_OFF;
-	FUZZ_CHECK(vmm_create(&world->vmm, &world->loop, &world->log, &options, NULL) == 0);
-	FUZZ_CHECK(api_server_create(&world->api, &world->loop, world->vmm, &api, NULL) == 0);
+	if (fail_at & 4) {
+		fake_forker_open(&world->forker);
+		options.forker = &world->forker.forker;
+	}
+	begin_monitor(world, &options);
+	FUZZ_CHECK(log_open(&world->log, "log", NULL) == 0);
 }
 
 static void close_world(struct world *world)
 {
-	uint8_t bytes[4096];
-
-	/* A terminal that takes nothing would be waited for. */
-	while (recv(fake_host_terminal(), bytes, sizeof(bytes), MSG_DONTWAIT) > 0)
-		;
-	vmm_destroy(world->vmm);
-	api_server_destroy(world->api);
-	loop_destroy(&world->loop);
+	end_monitor(world);
 	log_close(&world->log);
-	for (unsigned int i = 0; i < CONNECTIONS; i++) {
-		if (world->clients[i] >= 0)
-			close(world->clients[i]);
-	}
-	fake_host_enter(NULL);
+	fake_forker_forget(&world->forker);
 	fake_host_end();
 }
 
@@ -568,10 +378,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t length)
 
 	open_world(&world, &input);
 	configure(&world, &input);
-	while (input_left(&input) && !world.ended)
+	while (input_left(&input))
 		step(&world, &input);
 	world.overlap = 0;
-	settle(&world);
+	guest_settle(&world);
 	turn(&world);
 	if (!world.ended)
 		check_alive(&world);

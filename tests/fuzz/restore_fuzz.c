@@ -13,12 +13,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "fuzz_input.h"
+#include "fuzz_state_file.h"
 #include "mayfly/log.h"
-#include "mayfly/state.h"
 #include "mayfly/vcpu.h"
 #include "monitor/fake.h"
-#include "src/snapshot/frame.h"
 
 #define VCPUS	    2
 #define CHANGES_MAX 512
@@ -81,30 +79,6 @@ static void close_machine(struct fake_machine *machine)
 	vm_close(&machine->vm);
 }
 
-/* Puts the checksums right, as far as sections can be told apart. */
-static void mend(uint8_t *bytes, size_t length)
-{
-	size_t at = FRAME_HEAD_BYTES;
-
-	while (at < length && length - at >= sizeof(struct frame_section)) {
-		struct frame_section head;
-		uint32_t crc;
-		size_t total;
-
-		memcpy(&head, bytes + at, sizeof(head));
-		total = sizeof(head) + head.section_bytes + head.instance_bytes + head.body_bytes;
-		if (total > length - at)
-			return;
-		if (at + total == length && head.body_bytes == 8) {
-			crc = state_crc32c(0, bytes, at);
-			memcpy(bytes + length - 4, &crc, sizeof(crc));
-		}
-		crc = frame_checksum(bytes + at, total);
-		memcpy(bytes + at + offsetof(struct frame_section, checksum), &crc, sizeof(crc));
-		at += total;
-	}
-}
-
 static void change(uint8_t *bytes, struct fuzz_input *input)
 {
 	for (unsigned int i = 0; i < CHANGES_MAX && input->length > 0; i++) {
@@ -125,7 +99,7 @@ static void change(uint8_t *bytes, struct fuzz_input *input)
 				       : 64);
 		}
 	}
-	mend(bytes, whole_bytes);
+	mend_state_file(bytes, whole_bytes);
 }
 
 static int restore(struct fake_machine *machine, struct state_file *file, struct error *err)

@@ -6,6 +6,7 @@
  *                 fuzzer posted; writes that an ioeventfd watches become its event, as in the
  * kernel. fake_host.c   files (in memory, by a few names), TAPs (socket pairs), standard input and
  * output, the API's socket, the clock, timers, and the end of a turn of the event loop.
+ *   fake_snapshots.c   the files that the monitor itself makes: a snapshot's.
  *
  * The vCPUs' threads are the monitor's own. They stand in KVM_RUN until something is posted, so a
  * fuzzer that settles after each step sees the same every time.
@@ -51,6 +52,12 @@ void fake_host_begin(unsigned int fail_at, int fail_errno);
 void fake_host_enter(struct loop *loop);
 /* After each execution, when the monitor has been torn down: nothing may be left open. */
 void fake_host_end(void);
+
+bool fake_host_is_entered(void);
+
+/* The file of a snapshot by its name, not the caller's to close; -1: there is none. */
+int fake_snapshot_fd(const char *name);
+void fake_snapshots_clear(void);
 
 /* Runs the real loop until it rests. Returns true when the monitor has ended it: `*result`. */
 bool fake_host_turn(struct loop *loop, int *result);

@@ -162,6 +162,7 @@ void fake_host_begin(unsigned int fail_at, int fail_errno)
 	}
 	drain(host.terminal);
 	drain(STDIN_FILENO);
+	fake_snapshots_clear();
 	host.clock_ns = 1000000000;
 	host.tap_count = 0;
 	host.listener = -1;
@@ -237,6 +238,7 @@ int __wrap_open64(const char *path, int flags, ...)
 	unsigned int mode;
 	char own[32];
 	va_list list;
+	int fd;
 
 	va_start(list, flags);
 	mode = va_arg(list, unsigned int);
@@ -248,14 +250,20 @@ int __wrap_open64(const char *path, int flags, ...)
 	/* libFuzzer's and the sanitizers' own, between executions. */
 	if (!host.loop)
 		return __real_open64(path, flags, mode);
+	/* The folder of snapshots, and what is zero of a guest's memory. */
+	if (strcmp(path, ".") == 0)
+		return __real_open64("/", flags, mode);
+	if (strcmp(path, "/proc/self/pagemap") == 0)
+		return __real_open64(path, flags, mode);
 	file = find_file(path);
-	if (!file)
+	fd = file ? file->fd : fake_snapshot_fd(path);
+	if (fd < 0)
 		return -1;
 	if (flags & O_EXCL) {
 		errno = EEXIST;
 		return -1;
 	}
-	snprintf(own, sizeof(own), "/proc/self/fd/%d", file->fd);
+	snprintf(own, sizeof(own), "/proc/self/fd/%d", fd);
 	return __real_open64(own, flags & ~O_CREAT);
 }
 
@@ -282,7 +290,7 @@ int __wrap_access(const char *path, int mode)
 {
 	if (!host.loop)
 		return __real_access(path, mode);
-	return find_file(path) ? 0 : -1;
+	return find_file(path) || fake_snapshot_fd(path) >= 0 ? 0 : -1;
 }
 
 /* It could not be undone: one execution would restrict all that follow. */
@@ -371,6 +379,11 @@ bool fake_host_turn(struct loop *loop, int *result)
 	host.resting = false;
 	*result = loop_run(loop);
 	return *result != TURN_STOPPED;
+}
+
+bool fake_host_is_entered(void)
+{
+	return host.loop != NULL;
 }
 
 void fake_host_enter(struct loop *loop)

@@ -284,6 +284,18 @@ static int run_vcpu(struct fake_vcpu *vcpu)
 	return code ? -1 : 0;
 }
 
+/* What vCPUs have written: enough of it to be copied, in the places of the guest's rings. */
+static int get_dirty_log(const struct kvm_dirty_log *log)
+{
+	uint64_t *bitmap = log->dirty_bitmap, words;
+
+	FUZZ_CHECK(log->slot < SLOTS);
+	words = kvm.slots[log->slot].size / 4096 / 64;
+	for (uint64_t i = 0; i < words && i < 32; i++)
+		bitmap[i] = i % 4 == 0 ? 0x8001 : 0;
+	return 0;
+}
+
 static int kvm_ioctl(int fd, unsigned long request, void *argument)
 {
 	switch (request) {
@@ -306,6 +318,8 @@ static int kvm_ioctl(int fd, unsigned long request, void *argument)
 		return create_vcpu((uintptr_t)argument);
 	case KVM_SET_USER_MEMORY_REGION:
 		return set_memory(argument);
+	case KVM_GET_DIRTY_LOG:
+		return get_dirty_log(argument);
 	case KVM_IOEVENTFD:
 		return watch(argument);
 	case KVM_IRQFD:

@@ -57,6 +57,24 @@ static const char *const requests[] = {
 	"PUT /snapshot/create {\"snapshot_path\":\"log\",\"mem_file_path\":\"serial\"}",
 	"PUT /snapshot/load {\"snapshot_path\":\"disk0\",\"mem_backend\":{\"backend_type\":\"File\","
 	"\"backend_path\":\"disk1\"}}",
+	"PUT /snapshot/create {\"snapshot_path\":\"state\",\"mem_file_path\":\"memory\"}",
+	"PUT /snapshot/create {\"snapshot_path\":\"state\",\"mem_file_path\":\"diff\","
+	"\"snapshot_type\":\"Diff\"}",
+	"PUT /snapshot/create {\"snapshot_path\":\"state\",\"mem_file_path\":\"./state\"}",
+	"PUT /snapshot/load {\"snapshot_path\":\"state\",\"mem_file_path\":\"memory\"}",
+	"PUT /snapshot/load {\"snapshot_path\":\"state\",\"mem_backend\":{\"backend_type\":\"File\","
+	"\"backend_path\":\"memory\"},\"resume_vm\":true,\"track_dirty_pages\":true,"
+	"\"clock_realtime\":true,\"working_set_path\":\"pages\"}",
+	"PUT /snapshot/load {\"snapshot_path\":\"state\",\"mem_backend\":{\"backend_type\":\"File\","
+	"\"backend_path\":\"memory\"},\"resume_vm\":true,\"huge_pages\":\"Transparent\","
+	"\"drive_overrides\":[{\"drive_id\":\"a\",\"path_on_host\":\"disk1\"}],"
+	"\"network_overrides\":[{\"iface_id\":\"n\",\"host_dev_name\":\"tap2\"}]}",
+	"PUT /snapshot/load {\"snapshot_path\":\"state\",\"mem_backend\":{\"backend_type\":\"Uffd\","
+	"\"backend_path\":\"missing\"}}",
+	"PUT /snapshot/fork {\"api_socket_path\":\"second\",\"resume_vm\":true,"
+	"\"log_path\":\"log\",\"metrics_path\":\"metrics\",\"serial_out_path\":\"serial\"}",
+	"PUT /snapshot/fork {\"api_socket_path\":\"second\",\"id\":\"b\",\"drive_overrides\":"
+	"[{\"drive_id\":\"a\",\"path_on_host\":\"disk1\"}]}",
 };
 #define REQUESTS (sizeof(requests) / sizeof(*requests))
 
