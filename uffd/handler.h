@@ -12,7 +12,8 @@
 #include "mayfly/error.h"
 #include "mayfly/working_set.h"
 
-#define HANDLER_HELP_COMMAND "mayfly-uffd --help"
+#define HANDLER_PROGRAM	     "mayfly-uffd"
+#define HANDLER_HELP_COMMAND HANDLER_PROGRAM " --help"
 #define HANDLER_AROUND_KIB   64	  /* as much as Linux maps around a fault in a file */
 #define HANDLER_RECORD_MS    1000 /* how long the faults of a guest belong to its working set */
 

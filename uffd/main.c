@@ -1,5 +1,6 @@
 /* mayfly-uffd: listens, and gives each monitor a process of its own. See handler.h. */
 #include <jansson.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,6 +11,8 @@
 #include "handler.h"
 #include "mayfly/filters.h"
 #include "mayfly/vmm.h"
+
+#define PAUSE_MS 500 /* before a monitor that could not be accepted is tried again */
 
 /* A socket that nobody listens on was left behind by a handler that was killed. */
 static void remove_leftover(const struct sockaddr_un *address)
@@ -43,7 +46,7 @@ static int open_socket(const char *path, struct error *err)
 
 static void complain(const struct error *err)
 {
-	error_print("mayfly-uffd", err);
+	error_print(HANDLER_PROGRAM, err);
 }
 
 /* The whole life of a process that serves one monitor; returns its exit status. */
@@ -69,6 +72,12 @@ static int serve_monitor(int fd, const struct memory_image *image,
 	return result < 0 ? VMM_EXIT_ERROR : VMM_EXIT_OK;
 }
 
+/* The host is short of something for a while; guests that run need those who serve them. */
+static bool may_pass(int code)
+{
+	return code == EMFILE || code == ENFILE || code == ENOBUFS || code == ENOMEM;
+}
+
 static int listen_for_monitors(const struct handler_options *options, struct error *err)
 {
 	cleanup_fd int listener = -1;
@@ -88,7 +97,11 @@ static int listen_for_monitors(const struct handler_options *options, struct err
 			if (errno == EINTR || errno == ECONNABORTED)
 				continue;
 			result = error_errno(err, "cannot accept a monitor");
-			break;
+			if (!may_pass(-result))
+				break;
+			complain(err);
+			(void)poll(NULL, 0, PAUSE_MS);
+			continue;
 		}
 		child = fork();
 		if (child == 0) {

@@ -277,16 +277,18 @@ static int complete(struct server *server, struct error *err)
 	return 0;
 }
 
-/* Nothing touched is nothing known. */
-static int end_record(struct server *server, struct error *err)
+/* Nothing touched is nothing known. A guest is as well without the file: it is not to end for it.
+ */
+static void end_record(struct server *server)
 {
-	int result =
-		server->record_until_ns == 0
-			? 0
-			: working_set_save(&server->recorded, server->options->working_set, err);
+	struct error err = { 0 };
 
+	if (server->record_until_ns != 0 &&
+	    working_set_save(&server->recorded, server->options->working_set, &err) < 0) {
+		error_prefix(&err, "the working set is not recorded");
+		error_print(HANDLER_PROGRAM, &err);
+	}
 	working_set_destroy(&server->recorded);
-	return result;
 }
 
 /* Milliseconds until there is something to do without a fault; -1: never. */
@@ -324,7 +326,7 @@ static int turn(struct server *server, struct error *err)
 	else if (has_work(server))
 		result = work_ahead(server, err);
 	if (result == 0 && server->recorded.memory_bytes != 0 && time_left(server) == 0)
-		result = end_record(server, err);
+		end_record(server);
 	return result;
 }
 
@@ -332,14 +334,20 @@ static int prepare(struct server *server, struct error *err)
 {
 	const char *path = server->options->working_set;
 	uint64_t memory_bytes = server->connection->memory_bytes;
+	struct error reason = { 0 };
 	int result;
 
 	if (!path)
 		return 0;
-	result = working_set_load(&server->ahead, memory_bytes, path, err);
-	if (result != -ENOENT)
-		return result;
-	return working_set_create(&server->recorded, memory_bytes, err);
+	result = working_set_load(&server->ahead, memory_bytes, path, &reason);
+	if (result == -ENOENT)
+		return working_set_create(&server->recorded, memory_bytes, err);
+	/* The monitor has been told that its guest is there: all of it comes, if later. */
+	if (result < 0) {
+		error_prefix(&reason, "pages are not brought ahead");
+		error_print(HANDLER_PROGRAM, &reason);
+	}
+	return 0;
 }
 
 int serve(struct connection *connection, const struct memory_image *image,
@@ -357,7 +365,7 @@ int serve(struct connection *connection, const struct memory_image *image,
 		}
 	}
 	if (result == 0 && server.recorded.memory_bytes != 0)
-		result = end_record(&server, err);
+		end_record(&server);
 	working_set_destroy(&server.ahead);
 	working_set_destroy(&server.recorded);
 	return result;

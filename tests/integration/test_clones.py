@@ -3,8 +3,10 @@ import contextlib
 import os
 import pathlib
 import re
+import resource
 import shutil
 import signal
+import socket as sockets
 import subprocess
 import tempfile
 import time
@@ -321,6 +323,20 @@ class TestUffd:
         kill_session(process)
         assert b"memory file has no" in process.stderr.read()
 
+    def test_a_handler_without_descriptors_waits_until_it_has_some(self, workshop, filled, handler):
+        snapshot = Snapshot(workshop, filled.monitor)
+        process, path = handler(snapshot)
+        os.set_blocking(process.stderr.fileno(), False)
+        highest = max(int(name) for name in os.listdir(f"/proc/{process.pid}/fd"))
+        limits = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (highest + 1, limits[1]))
+        # The first is accepted with the number that was found for it already.
+        with contextlib.ExitStack() as stack:
+            for _ in range(3):
+                stack.enter_context(sockets.socket(sockets.AF_UNIX)).connect(str(path))
+            wait_until(lambda: b"Too many open files" in (process.stderr.read() or b""), 30, "the handler's complaint")
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, limits)
+        assert small.SmallGuest(snapshot.load("Uffd", path)).ask("verify")["bad"] == 0
 
     def test_a_memory_file_that_is_cut_under_a_handler_ends_the_guest_with_words(self, workshop, filled, handler):
         snapshot = Snapshot(workshop, filled.monitor)

@@ -288,6 +288,42 @@ Test(uffd, the_first_guests_faults_are_recorded_and_brought_ahead_for_the_next)
 	clean(&setting);
 }
 
+/* A guest is as well without a working set: it lives on what the handler brings. */
+Test(uffd, a_working_set_that_cannot_be_written_does_not_end_the_guest, .timeout = 120)
+{
+	struct setting setting;
+
+	prepare(&setting);
+	setting.options.working_set = "/nonexistent/folder/set";
+	setting.options.record_ms = 1;
+	run_handler(&setting);
+	attach(&setting, note_lost);
+	for (uint64_t page = 0; page < 100; page++) {
+		usleep(1000);
+		cr_assert_eq(atomic_load(&setting.lost), 0);
+		check_page(&setting, page);
+	}
+	finish(&setting);
+	clean(&setting);
+}
+
+Test(uffd, a_working_set_that_is_damaged_does_not_end_the_guest, .timeout = 120)
+{
+	struct setting setting;
+	FILE *set;
+
+	prepare(&setting);
+	set = fopen(setting.working_set, "w");
+	cr_assert(set && fputs("no working set", set) > 0 && fclose(set) == 0);
+	setting.options.working_set = setting.working_set;
+	run_handler(&setting);
+	attach(&setting, note_lost);
+	for (uint64_t page = 0; page < MEMORY_PAGES; page += 7)
+		check_page(&setting, page);
+	finish(&setting);
+	clean(&setting);
+}
+
 Test(uffd, a_snapshot_of_memory_that_was_not_brought_yet_has_all_of_it)
 {
 	struct memory_file_size size = { 0 };
