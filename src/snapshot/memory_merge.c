@@ -3,7 +3,8 @@
  *
  * The page of the base which says that it is complete goes first, and comes back last: an
  * interrupted merge leaves a file that no load takes, and that the same merge can finish, since its
- * mark still names the base until then.
+ * mark still names the base until then. In that page's place stands meanwhile which diff it is: no
+ * other one of the same base may follow, whose holes would leave the first one's pages.
  */
 #include <fcntl.h>
 #include <string.h>
@@ -19,7 +20,29 @@ struct merge_file {
 	int fd;
 	struct tail_mark mark;
 	bool complete;
+	bool merging; /* with the diff of this id, which did not come to its end */
+	struct memory_file_id merging_id;
 };
+
+/* In the place of tail_complete while a diff is merged into the file, before the diff's id. */
+static const char tail_merging[TAIL_MAGIC_BYTES] = "Mayfly merging\n";
+
+struct merging_page {
+	char words[TAIL_MAGIC_BYTES];
+	struct memory_file_id id;
+};
+
+static void read_merging(struct merge_file *file)
+{
+	struct merging_page page;
+
+	if (read_at(file->fd, &page, sizeof(page), file->mark.memory_bytes + PAGE_SIZE_BYTES) !=
+		    (ssize_t)sizeof(page) ||
+	    memcmp(page.words, tail_merging, sizeof(tail_merging)) != 0)
+		return;
+	file->merging = true;
+	file->merging_id = page.id;
+}
 
 static int open_one(struct merge_file *file, int flags, int lock, struct error *err)
 {
@@ -36,7 +59,10 @@ static int open_one(struct merge_file *file, int flags, int lock, struct error *
 		return error_errno(err, "it cannot be examined");
 	if (!S_ISREG(status.st_mode))
 		return error_set(err, EINVAL, "it is no regular file");
-	return tail_read(file->fd, (uint64_t)status.st_size, &file->mark, &file->complete, err);
+	if (tail_read(file->fd, (uint64_t)status.st_size, &file->mark, &file->complete, err) < 0)
+		return -err->code;
+	read_merging(file);
+	return 0;
 }
 
 static bool same_id(const struct memory_file_id *one, const struct memory_file_id *other)
@@ -59,6 +85,11 @@ static int check_pair(const struct merge_file *base, const struct merge_file *di
 	if (!same_id(&base->mark.base, &none))
 		return error_set(err, EINVAL, "%s is a diff itself: merge into a complete file",
 				 base->path);
+	if (base->merging && !same_id(&base->merging_id, &diff->mark.id))
+		return error_set(err, EINVAL,
+				 "%s was left half merged with another diff than %s: repeat that "
+				 "merge first",
+				 base->path, diff->path);
 	/* Of a merge that was interrupted at its very end the mark is the diff's already. */
 	if (!same_id(&base->mark.id, &diff->mark.base) &&
 	    (base->complete || !same_id(&base->mark.id, &diff->mark.id)))
@@ -115,13 +146,19 @@ static int copy_data(const struct merge_file *base, const struct merge_file *dif
 	return result;
 }
 
-static int set_complete(const struct merge_file *base, bool complete, struct error *err)
+/* `of`: not complete, while this diff is merged; NULL: complete. */
+static int set_complete(const struct merge_file *base, const struct merge_file *of,
+			struct error *err)
 {
 	uint8_t page[PAGE_SIZE_BYTES] = { 0 };
 	struct atomic_file target = { .fd = base->fd, .name = (char *)(uintptr_t)base->path };
 
-	if (complete)
+	if (of) {
+		memcpy(page, tail_merging, sizeof(tail_merging));
+		memcpy(page + sizeof(tail_merging), &of->mark.id, sizeof(of->mark.id));
+	} else {
 		memcpy(page, tail_complete, sizeof(tail_complete));
+	}
 	if (atomic_file_write(&target, page, sizeof(page), base->mark.memory_bytes + sizeof(page),
 			      err) < 0 ||
 	    atomic_file_flush(&target, err) < 0)
@@ -167,7 +204,7 @@ int memory_file_merge(const char *base_path, const char *diff_path, struct error
 	if (result == 0)
 		result = check_pair(&base, &diff, err);
 	if (result == 0)
-		result = set_complete(&base, false, err);
+		result = set_complete(&base, &diff, err);
 	if (result == 0)
 		result = copy_data(&base, &diff, err);
 	if (result == 0)
@@ -178,7 +215,7 @@ int memory_file_merge(const char *base_path, const char *diff_path, struct error
 	if (result == 0)
 		result = set_mark(&base, &diff, err);
 	if (result == 0)
-		result = set_complete(&base, true, err);
+		result = set_complete(&base, NULL, err);
 	close_fd(&diff.fd);
 	close_fd(&base.fd);
 	return result;

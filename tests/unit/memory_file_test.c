@@ -337,6 +337,33 @@ Test(memory_file, merging_what_does_not_belong_together_is_refused)
 	memory_destroy(&memory);
 }
 
+/* Pages of two diffs of one base would be in it, and it would be said to be complete. */
+Test(memory_file, after_an_interrupted_merge_no_other_diff_is_merged)
+{
+	struct memory memory = make_memory(SIZE);
+	struct error err = { 0 };
+	cleanup_fd int fd = -1;
+	/* docs/snapshot-format.md: what an interrupted merge of the snapshot `third` leaves. */
+	struct {
+		char words[16];
+		struct memory_file_id id;
+	} left = { "Mayfly merging\n", third };
+
+	save(&memory, full_path, &first, NULL);
+	save(&memory, diff_path, &second, &first);
+	fd = open(full_path, O_RDWR);
+	cr_assert_eq(pwrite(fd, &left, sizeof(left), (off_t)(SIZE + PAGE)), sizeof(left));
+	expect_refusal(&first, "a merge into it was interrupted");
+	cr_assert_eq(memory_file_merge(full_path, diff_path, &err), -EINVAL);
+	cr_assert(strstr(err.message, "was left half merged with another diff"), "%s", err.message);
+	save(&memory, diff_path, &third, &first);
+	cr_assert_eq(memory_file_merge(full_path, diff_path, &err), 0, "%s", err.message);
+	memset(&left, 0xff, sizeof(left));
+	cr_assert_eq(pread(fd, &left, sizeof(left), (off_t)(SIZE + PAGE)), sizeof(left));
+	cr_assert_eq(memcmp(&left, "Mayfly complete\n\0\0", 18), 0, "nothing of it stays");
+	memory_destroy(&memory);
+}
+
 Test(memory_file, an_interrupted_merge_is_refused_until_it_is_repeated)
 {
 	struct memory memory = make_memory(SIZE), loaded;
