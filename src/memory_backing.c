@@ -298,13 +298,17 @@ static int reserve_frozen(struct memory *memory, struct error *err)
 	return 0;
 }
 
-static int freeze_region(const struct memory_region *region, int fd, uint64_t file_offset, void *to,
-			 struct error *err)
+static int freeze_region(const struct memory *memory, const struct memory_region *region,
+			 uint64_t file_offset, void *to, struct error *err)
 {
+	int result;
+
 	if (mremap(region->hva, region->size_bytes, region->size_bytes,
 		   MREMAP_MAYMOVE | MREMAP_FIXED, to) == MAP_FAILED)
 		return error_errno(err, "guest memory cannot be frozen");
-	return map_base(region, fd, file_offset, MAP_PRIVATE, err);
+	result = map_base(region, memory->base_fd, file_offset, MAP_PRIVATE, err);
+	advise_page_size(region, memory->huge_pages);
+	return result;
 }
 
 /* Nobody has written since: new shared mappings show what the old ones did. */
@@ -315,6 +319,7 @@ static void thaw(struct memory *memory)
 
 	for (unsigned int i = 0; i < memory->region_count; i++) {
 		(void)map_base(&memory->regions[i], memory->base_fd, offset, MAP_SHARED, &ignored);
+		advise_page_size(&memory->regions[i], memory->huge_pages);
 		offset += memory->regions[i].size_bytes;
 	}
 	memory_finish_freeze(memory);
@@ -334,7 +339,7 @@ int memory_freeze(struct memory *memory, struct error *err)
 		return result;
 	to = (uint8_t *)align_up((uintptr_t)memory->frozen, HUGE_PAGE_BYTES);
 	for (unsigned int i = 0; result == 0 && i < memory->region_count; i++) {
-		result = freeze_region(&regions[i], memory->base_fd, offset, to, err);
+		result = freeze_region(memory, &regions[i], offset, to, err);
 		offset += regions[i].size_bytes;
 		to += frozen_place_bytes(&regions[i]);
 	}

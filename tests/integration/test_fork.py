@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 
 import pytest
@@ -39,6 +40,20 @@ def verify(guest):
     found = guest.result("verify", mark)
     assert found["bad"] == 0 and found["pages"] > 0
     return found["pages"]
+
+
+def mapping_flags(pid, size):
+    """proc(5), VmFlags of the writable mapping of that size."""
+    found, wanted = [], False
+    for line in pathlib.Path(f"/proc/{pid}/smaps").read_text(encoding="utf-8").splitlines():
+        if head := re.match(r"([0-9a-f]+)-([0-9a-f]+) rw", line):
+            wanted = int(head[2], 16) - int(head[1], 16) == size
+        elif re.match(r"[0-9a-f]+-", line):
+            wanted = False
+        elif wanted and line.startswith("VmFlags:"):
+            found.append(set(line.split()[1:]))
+    assert len(found) == 1
+    return found[0]
 
 
 def vcpu_sections(workshop, snapshot):
@@ -124,6 +139,16 @@ class TestMemory:
         for number, fork in enumerate(taken):
             mine = go_on(workshop, fork, f"fork-{number}")
             verify(mine)
+
+    @pytest.mark.skipif(not os.path.exists("/sys/kernel/mm/transparent_hugepage"), reason="this kernel has small pages only")
+    @pytest.mark.parametrize("pages, flag", [("None", "nh"), ("Transparent", "hg")])
+    def test_the_page_size_of_guest_memory_stays_what_was_asked_for(self, workshop, forks, pages, flag):
+        """Where the host has large pages of shared memory, each mapping says whether it wants them."""
+        guest = boot(workshop, machine={"huge_pages": pages})
+        assert flag in mapping_flags(guest.monitor.pid, MEMORY_BYTES)
+        forks(guest.monitor)
+        assert {flag, "dd"} <= mapping_flags(guest.monitor.pid, MEMORY_BYTES)
+        verify(guest)
 
     def test_forks_with_dirty_pages_between(self, workshop, forks):
         guest = boot(workshop)

@@ -21,7 +21,7 @@ class Fork:
     def is_alive(self):
         try:
             state = pathlib.Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):  # the second when it ends between opening and reading
             return False
         return state != "Z"
 
