@@ -41,10 +41,10 @@ elif FACTOR > 1 and not EXHAUSTIVE:
     del PARTS["devices"]
 
 # QEMU's interpreter ends with "invalid tss" when a guest takes an interrupt from ring 3 while its TR is not present: where it
-# plays the host's processor, that byte would end the host. docs/snapshot-format.md has no offsets: see src/vcpu_state.c.
+# plays the host's processor, two bytes would end the host. Where they are: src/vcpu_state.c.
 INTERPRETED = "QEMU TCG" in pathlib.Path("/proc/cpuinfo").read_text()
 CPUID_ENTRY_BYTES, MP_STATE_BYTES, REGISTERS_BYTES, SEGMENT_BYTES = 28, 4, 18 * 8, 23
-TR, PRESENT = 6, 15  # of the segments; in a segment
+TR, PRESENT, UNUSABLE = 6, 15, 22  # of the segments; in a segment
 
 # How much of its processor a damaged guest is given, in seconds of the processor: about what an answer takes.
 WORK_SECONDS = 0.002
@@ -334,7 +334,7 @@ def ends_the_interpreter(state, section, place):
     if section.name != "vcpu" or not INTERPRETED:
         return False
     registers = section.body + 4 + CPUID_ENTRY_BYTES * struct.unpack_from("<I", state, section.body)[0] + MP_STATE_BYTES
-    return place == registers + REGISTERS_BYTES + TR * SEGMENT_BYTES + PRESENT
+    return place - registers - REGISTERS_BYTES - TR * SEGMENT_BYTES in (PRESENT, UNUSABLE)
 
 
 def places(loads, part):
