@@ -4,9 +4,32 @@
  * machine_restore.c) does the rest.
  */
 #include <string.h>
+#include <sys/stat.h>
 
 #include "startup_trace.h"
 #include "vmm_private.h"
+
+/*
+ * A snapshot's file takes the place of what had its name; of a disk the guest would write on into
+ * a file without a name, which is gone at its end.
+ */
+static int check_no_drive(const struct vmm *vmm, const char *field, const char *path,
+			  struct error *err)
+{
+	struct stat file, image;
+
+	if (stat(path, &file) < 0)
+		return 0;
+	for (unsigned int i = 0; i < vmm->config.drive_count; i++) {
+		const struct drive_config *drive = &vmm->config.drives[i];
+
+		if (stat(drive->path_on_host, &image) == 0 && image.st_dev == file.st_dev &&
+		    image.st_ino == file.st_ino)
+			return error_set(err, EINVAL, "%s %s is the image of drive %s", field, path,
+					 drive->drive_id);
+	}
+	return 0;
+}
 
 int vmm_create_snapshot(struct vmm *vmm, const struct snapshot_create_config *config,
 			struct error *err)
@@ -27,7 +50,11 @@ int vmm_create_snapshot(struct vmm *vmm, const struct snapshot_create_config *co
 		return error_set(err, EINVAL,
 				 "snapshot_path and mem_file_path name the same file: %s",
 				 config->snapshot_path);
-	result = machine_save(vmm->machine, &vmm->config, &snapshot, err);
+	result = check_no_drive(vmm, "snapshot_path", config->snapshot_path, err);
+	if (result == 0)
+		result = check_no_drive(vmm, "mem_file_path", config->mem_file_path, err);
+	if (result == 0)
+		result = machine_save(vmm->machine, &vmm->config, &snapshot, err);
 	if (result < 0)
 		return error_prefix(err, "Cannot create the snapshot");
 	log_info(vmm->log, "snapshot %s made in %llu us: %llu KiB of memory are in %s",

@@ -128,6 +128,17 @@ class TestStates:
         assert "same file" in guest.api.refusal("PUT", "/snapshot/create", {"snapshot_path": path, "mem_file_path": again})
         assert not workshop.path("same").exists()
 
+    def test_a_disk_of_the_guest_is_not_replaced(self, workshop):
+        disk, another = workshop.disk("disk", 1 << 20), str(workshop.path("another"))
+        guest = boot(workshop, drives=[{"path": disk, "drive_id": "data"}])
+        guest.api.pause()
+        os.link(disk, workshop.path("link"))
+        for name in (str(disk), f"{disk.parent}/./disk", str(workshop.path("link"))):
+            for body in ({"snapshot_path": name, "mem_file_path": another}, {"snapshot_path": another, "mem_file_path": name}):
+                text = guest.api.refusal("PUT", "/snapshot/create", body)
+                assert name in text and "is the image of drive data" in text
+        assert os.path.getsize(disk) == 1 << 20 and not os.path.exists(another)
+
 
 class TestRounds:
     @pytest.mark.once
