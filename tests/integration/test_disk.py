@@ -48,15 +48,12 @@ def metrics_of(guest, path):
 class TestRoot:
     def test_the_root_is_an_ext4_disk(self, workshop, each_kernel):
         disk = workshop.copy_of(images.root_disk(), "root.ext4")
-        extra = "mayfly.root=/dev/vda rw" if each_kernel.modules else ""
-        guest = workshop.boot(each_kernel, drives=[{"path": disk, "root": True}], args=extra,
-                              initrd=bool(extra))
+        guest = workshop.boot(each_kernel, drives=[{"path": disk, "root": True}], **each_kernel.with_root_disk())
         mounts = guest.run("grep ' / ext4' /proc/mounts")
         assert " rw," in mounts
         guest.run("echo kept >/kept && sync")
         assert guest.reboot() == 0
-        again = workshop.boot(each_kernel, drives=[{"path": disk, "root": True}], args=extra,
-                              initrd=bool(extra))
+        again = workshop.boot(each_kernel, drives=[{"path": disk, "root": True}], **each_kernel.with_root_disk())
         assert again.read("/kept") == "kept"
         assert again.reboot() == 0
 

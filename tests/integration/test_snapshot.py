@@ -365,8 +365,8 @@ class TestDescription:
 
 
 class TestLinux:
-    def test_a_disk_at_work_loses_no_write_and_repeats_none(self, workshop, each_kernel):
-        guest = workshop.boot(each_kernel, vcpus=min(each_kernel.max_vcpus, 4 if each_kernel.name == "own" else 2),
+    def test_a_disk_at_work_loses_no_write_and_repeats_none(self, workshop, kernel):
+        guest = workshop.boot(kernel, vcpus=min(kernel.max_vcpus, 4),
                               drives=[{"path": workshop.disk("disk", 16 << 20), "io_engine": "Async"}])
         guest.start("i=0; while [ $i -lt 2000 ]; do i=$((i+1)); dd if=/dev/urandom of=/tmp/r bs=64k count=16 2>/dev/null; "
                     "dd if=/tmp/r of=/dev/vda bs=64k conv=fsync 2>/dev/null; echo 3 >/proc/sys/vm/drop_caches; "

@@ -37,6 +37,10 @@ class Kernel:
     def __str__(self):
         return self.name
 
+    def with_root_disk(self):
+        """What a configuration says so that the root is the first disk: drivers that are modules come before it."""
+        return {"initrd": True, "args": "mayfly.root=/dev/vda rw"} if self.modules else {"initrd": None}
+
 
 def program_output(*command):
     done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, check=True, text=True)
