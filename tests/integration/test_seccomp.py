@@ -59,7 +59,7 @@ def tables():
         elif thread is not None and (row := re.match(r"\| `(\w+)` \| (.*) \| [^|]+ \|$", line)):
             thread.setdefault(row[1], []).append(row[2].strip().strip("`").replace("\\|", "|"))
     for call, conditions in found["vmm"].items():
-        found["fork"].setdefault(call, []).extend(conditions)  # the document has only what is more
+        found["fork"].setdefault(call, conditions)  # the document has only what is more
     return found
 
 
