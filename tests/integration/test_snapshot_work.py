@@ -25,6 +25,17 @@ DISK_LOOPS = 1 if FACTOR == 1 or SAMPLE else 8
 # Each of these goes on until it is told to stop, and says in /tmp/errors what was wrong. `whole` starts a program again that
 # ended with SIGSEGV before its main(): see tests/README.md.
 SCRIPT = r"""
+# By the shell alone, since a program might end like that.
+lines() {
+	count=0
+	for file; do
+		while read -r _; do
+			count=$((count + 1))
+		done <$file
+	done
+	echo $count
+}
+
 whole() {
 	"$@"
 	status=$?
@@ -105,7 +116,7 @@ while read -r line; do
 done <$MAYFLY_CONSOLE
 touch /tmp/stop
 wait
-echo "done: verified $(wc -l </tmp/verified) received $(wc -l </tmp/received) ticks $(cat /tmp/ticks-* | wc -l)"
+echo "done: verified $(lines /tmp/verified) received $(lines /tmp/received) ticks $(lines /tmp/ticks-*)"
 cat /tmp/errors
 [ ! -s /tmp/errors ]
 """
