@@ -14,7 +14,7 @@ from harness.clock import EXHAUSTIVE, FACTOR, scaled, wait_until
 from test_net import GUEST, HOST, listening, random_file, set_address
 from test_snapshot_devices import MIB, Traveller
 
-pytestmark = [pytest.mark.guest, pytest.mark.long, pytest.mark.usefixtures("kvm")]
+pytestmark = [pytest.mark.guest, pytest.mark.usefixtures("kvm")]
 
 ROUNDS = int(os.environ.get("MAYFLY_ROUNDS") or (200 if EXHAUSTIVE else 5 if FACTOR == 1 else 2))
 DISK_MIB, SENT_MIB = (8, 8) if FACTOR == 1 else (1, 1)
